@@ -1,0 +1,2 @@
+//! Sendense.
+fn main() {}

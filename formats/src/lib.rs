@@ -1,0 +1,12 @@
+//! Disk image formats as pure plans: QCOW2 reading and writing, raw, changed-extent lists.
+//!
+//! Nothing here opens a file, a socket or a clock. The crate says *which* bytes belong *where* and
+//! in which order; whoever uses it moves them. Every input is treated as hostile: no panic, no
+//! allocation that a header merely claims.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod range;
+
+pub use error::{Error, ErrorKind, Result};
+pub use range::{ClusterIndex, ClusterSize, GuestOffset, GuestRange, HostOffset};

@@ -1,0 +1,16 @@
+//! The NBD protocol: a sans-io handshake and session, one `serve` loop over two small traits
+//! (how buffers are lent: [`BufferPool`]; what bytes mean: [`Export`]), and the client side.
+//!
+//! The crate knows nothing of QCOW2. Futures of an export are `!Send` on purpose: a connection
+//! stays on the thread that accepted it.
+#![forbid(unsafe_code)]
+
+pub mod buffer;
+pub mod error;
+pub mod export;
+
+pub use buffer::{Buffer, BufferPool, HeapPool, Purpose};
+pub use error::NbdError;
+pub use export::{
+    BlockSize, Done, Export, ExportInfo, Exports, Peer, Refused, StatusExtent, ZeroFlags,
+};
