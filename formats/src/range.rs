@@ -110,7 +110,7 @@ impl ClusterSize {
     /// From the exponent, 9 to 21.
     pub const fn from_bits(bits: u32) -> Option<Self> {
         if bits >= 9 && bits <= 21 {
-            Some(Self(bits as u8))
+            Some(Self(bits))
         } else {
             None
         }
