@@ -5,8 +5,11 @@
 //! allocation that a header merely claims.
 #![forbid(unsafe_code)]
 
+pub mod changes;
 pub mod error;
 pub mod range;
+pub mod raw;
 
+pub use changes::ChangeList;
 pub use error::{Error, ErrorKind, Result};
 pub use range::{ClusterIndex, ClusterSize, GuestOffset, GuestRange, HostOffset};
