@@ -7,6 +7,7 @@
 
 pub mod changes;
 pub mod error;
+pub mod qcow2;
 pub mod range;
 pub mod raw;
 
