@@ -4,6 +4,7 @@
 //! and `sys` only.
 #![deny(unsafe_code)]
 
+pub mod declared;
 pub mod error;
 
 pub use error::{Error, ErrorKind, Result};
