@@ -9,8 +9,10 @@ pub mod changes;
 pub mod error;
 pub mod qcow2;
 pub mod range;
+pub mod range_set;
 pub mod raw;
 
 pub use changes::ChangeList;
 pub use error::{Error, ErrorKind, Result};
 pub use range::{ClusterIndex, ClusterSize, GuestOffset, GuestRange, HostOffset};
+pub use range_set::RangeSet;

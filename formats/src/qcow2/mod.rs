@@ -8,7 +8,16 @@ pub mod table;
 mod backing;
 mod bytes;
 mod header;
+mod mapping;
+mod place;
+mod seal;
+mod slots;
+mod writer;
 
 pub use backing::{BackingRule, OpenPolicy, safe_backing_name};
 pub use header::{Backing, BitmapDirectory, Compression, Extension, Header};
+pub use mapping::{Mapping, Target};
+pub use place::Run;
+pub use seal::Seal;
 pub use table::{L1Entry, L2Entry, L2Kind, Subcluster, TableShape};
+pub use writer::{Counts, CreateOptions, Outcome, Slot, WritePlan, Writer};
