@@ -8,6 +8,7 @@
 pub mod buffer;
 pub mod error;
 pub mod export;
+pub mod wire;
 
 pub use buffer::{Buffer, BufferPool, HeapPool, Purpose};
 pub use error::NbdError;
