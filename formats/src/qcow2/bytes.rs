@@ -14,3 +14,9 @@ pub(crate) fn u32_at(from: &[u8], at: usize) -> Option<u32> {
 pub(crate) fn u64_at(from: &[u8], at: usize) -> Option<u64> {
     array(from, at).map(u64::from_be_bytes)
 }
+
+/// The 64-bit numbers of a table; an odd tail is left out.
+pub(crate) fn u64s(from: &[u8]) -> impl Iterator<Item = u64> {
+    let (words, _) = from.as_chunks::<8>();
+    words.iter().map(|w| u64::from_be_bytes(*w))
+}

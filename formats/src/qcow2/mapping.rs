@@ -21,16 +21,17 @@ pub enum Target {
         /// The host cluster that is kept for it, if any.
         host: Option<HostOffset>,
     },
-    /// As they are, from this byte of the file on.
+    /// As they are, from this byte of the file on. Behind the file's end they are zero.
     Data {
         /// The byte of the file.
         host: HostOffset,
     },
-    /// Packed; the range is exactly one cluster (or its part inside of the disk).
+    /// Packed. The range lies inside of exactly one cluster, and the packed bytes are those of the
+    /// whole cluster.
     Compressed {
         /// The first byte of the packed data.
         host: HostOffset,
-        /// Its length at most, in bytes.
+        /// Its length at most, in bytes, inside of the file.
         len: usize,
     },
 }
