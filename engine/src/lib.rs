@@ -6,5 +6,9 @@
 
 pub mod declared;
 pub mod error;
+pub mod io;
+pub mod plane;
+pub mod pool;
+pub mod storage;
 
 pub use error::{Error, ErrorKind, Result};

@@ -15,4 +15,4 @@ mod dir;
 mod file;
 
 pub use dir::{Create, Directory, Entry, EntryKind, Space};
-pub use file::{Extent, File, LockKind, LocalBoxFuture, WriteRun};
+pub use file::{Extent, File, LocalBoxFuture, LockKind, WriteRun};
