@@ -5,13 +5,17 @@
 //! stays on the thread that accepted it.
 #![forbid(unsafe_code)]
 
+pub mod activation;
 pub mod buffer;
 pub mod error;
 pub mod export;
+pub mod limits;
+pub mod registry;
 pub mod wire;
 
 pub use buffer::{Buffer, BufferPool, HeapPool, Purpose};
 pub use error::NbdError;
 pub use export::{
-    BlockSize, Done, Export, ExportInfo, Exports, Peer, Refused, StatusExtent, ZeroFlags,
+    BlockSize, Done, Export, ExportInfo, Exports, Listed, Peer, Refused, StatusExtent, ZeroFlags,
 };
+pub use limits::Limits;
