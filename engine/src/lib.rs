@@ -9,6 +9,7 @@ pub mod error;
 pub mod io;
 pub mod plane;
 pub mod pool;
+pub mod repository;
 pub mod storage;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,33 @@
+//! Repositories: where restore points live, how they appear, and how they go.
+//!
+//! The rules that everything here serves:
+//! - A restore point exists exactly when its manifest does. One rename makes it, with all of its
+//!   disks; one rename ends it.
+//! - Chains are followed by id, from manifest to sidecar to parent. A name inside of an image is
+//!   compared, never followed.
+//! - Nothing that is not sealed is a parent, and order is a sequence number, never a clock.
+//! - The manifests are the truth; every other catalog can be made from them.
+
+mod backup_id;
+mod export_name;
+mod ids;
+mod layout;
+mod manifest;
+mod sealed_json;
+mod sidecar;
+mod state_log;
+mod text_id;
+
+pub use backup_id::BackupId;
+pub use export_name::{ExportName, ExportSecret};
+pub use ids::{
+    BackupKind, ChangeToken, ContextId, DeviceKey, DiskNumber, RepositoryId, Sequence, VmId,
+};
+pub use layout::{
+    FoundInDisk, FoundInPoints, META_DIR, Part, PartialName, QUARANTINE_DIR, REPOSITORY_FILE, Stem,
+    deleting_path, disk_dir, disk_name, manifest_path, parse_disk_name, points_dir, state_path,
+    vm_dir,
+};
+pub use manifest::{DiskEntry, MAX_MANIFEST_BYTES, PointManifest, kind_together};
+pub use sidecar::{ChecksumsRef, Counts, DiskRecord, ImageRef, MAX_SIDECAR_BYTES, ParentLink};
+pub use state_log::{MAX_STATE_BYTES, StateEntry, StateEvent, StateLog};
