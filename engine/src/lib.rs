@@ -4,6 +4,7 @@
 //! and `sys` only.
 #![deny(unsafe_code)]
 
+pub mod chain;
 pub mod declared;
 pub mod error;
 pub mod io;

@@ -1,0 +1,198 @@
+//! Opening a chain by the names in its images: for the offline tool alone.
+//!
+//! The first image is named by the operator. A backing name is followed only where it is relative
+//! and stays beneath that image's directory (opened without following links), or where the
+//! operator allowed its very path. Formats come from the image's own header, never from content;
+//! a backing file without a stated format is refused. Loops and depth are bounded.
+
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use sendense_formats::qcow2::safe_backing_name;
+
+use super::{Chain, ChainOptions, LayerFormat, LayerSource};
+use crate::chain::layer::Layer;
+use crate::storage::File;
+use crate::{Error, ErrorKind, Result};
+
+/// The deepest chain that is followed by name.
+pub const MAX_NAMED_DEPTH: usize = 256;
+
+/// Which names in images are followed.
+#[derive(Debug, Clone, Default)]
+pub enum Follow {
+    /// Relative names beneath the first image's directory, and these paths.
+    #[default]
+    Beneath,
+    /// As `Beneath`, and any backing file whose resolved path lies beneath one of these.
+    Allow(Vec<PathBuf>),
+    /// None: what the first image does not hold reads as zero.
+    Never,
+}
+
+/// How files are opened: by path, read-only. A parameter so that the tool decides about locks.
+pub trait OpenFile {
+    /// Opens a file that the operator named.
+    fn open(&self, path: &Path) -> std::io::Result<Arc<dyn File>>;
+
+    /// Opens `name` beneath `dir` without following a link and without leaving `dir`.
+    fn open_beneath(&self, dir: &Path, name: &str) -> std::io::Result<Arc<dyn File>>;
+}
+
+/// Opens the image at `path` and, as `follow` allows, what it stands on.
+pub fn open(
+    opener: &dyn OpenFile,
+    path: &Path,
+    format: LayerFormat,
+    follow: &Follow,
+    mut options: ChainOptions,
+) -> Result<Arc<Chain>> {
+    let mut layers = Vec::new();
+    let mut seen = HashSet::new();
+    let root = directory(path);
+    let mut next = Some((Step::Named(path.to_owned()), format));
+    while let Some((step, format)) = next.take() {
+        if layers.len() >= MAX_NAMED_DEPTH {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("{}: more than {MAX_NAMED_DEPTH} layers", path.display()),
+            ));
+        }
+        let full = step.path(&root);
+        if !seen.insert(full.clone()) {
+            return Err(Error::new(
+                ErrorKind::Damaged,
+                format!("{}: the chain of backing files is a loop", full.display()),
+            ));
+        }
+        let file = match &step {
+            Step::Named(path) => opener.open(path),
+            Step::Beneath(name) => opener.open_beneath(&root, name),
+        };
+        let name = full.display().to_string();
+        let file = file.map_err(|e| Error::io(name.clone(), e))?;
+        let source = LayerSource { file, format, name };
+        let layer = Layer::open(source, &options.policy)?;
+        if !matches!(follow, Follow::Never) {
+            next = backing(&layer, &step, &root, follow)?;
+        }
+        layers.push(layer);
+    }
+    options.ignore_backing |= matches!(follow, Follow::Never);
+    Chain::from_layers(layers, options)
+}
+
+/// How a layer is reached.
+#[derive(Debug, Clone)]
+enum Step {
+    /// By a path that the operator named or allowed.
+    Named(PathBuf),
+    /// By a relative name beneath the first image's directory.
+    Beneath(String),
+}
+
+impl Step {
+    fn path(&self, root: &Path) -> PathBuf {
+        match self {
+            Self::Named(path) => tidy(path),
+            Self::Beneath(name) => tidy(&root.join(name)),
+        }
+    }
+}
+
+fn backing(
+    layer: &Layer,
+    from: &Step,
+    root: &Path,
+    follow: &Follow,
+) -> Result<Option<(Step, LayerFormat)>> {
+    let Some(backing) = layer.image().and_then(|i| i.header().backing.as_ref()) else {
+        return Ok(None);
+    };
+    let format = match backing.format.as_deref() {
+        Some("qcow2") => LayerFormat::Qcow2,
+        Some("raw") => LayerFormat::Raw,
+        Some(other) => {
+            return Err(denied(
+                layer,
+                format!("backing format `{}`", other.escape_debug()),
+            ));
+        }
+        None => {
+            return Err(denied(
+                layer,
+                "a backing file without a stated format, which we never guess".into(),
+            ));
+        }
+    };
+    // Relative names are relative to the image that holds them.
+    let name = &backing.name;
+    if let Step::Named(path) = from
+        && directory(path) == *root
+        && safe_backing_name(name).is_ok()
+    {
+        return Ok(Some((Step::Beneath(name.clone()), format)));
+    }
+    if let Step::Beneath(here) = from
+        && safe_backing_name(name).is_ok()
+    {
+        let beside = match here.rsplit_once('/') {
+            Some((dir, _)) => format!("{dir}/{name}"),
+            None => name.clone(),
+        };
+        return Ok(Some((Step::Beneath(beside), format)));
+    }
+    let base = directory(&from.path(root));
+    let full = tidy(&base.join(name));
+    if let Follow::Allow(allowed) = follow
+        && !name.split('/').next().is_some_and(|s| s.contains(':'))
+        && allowed.iter().any(|a| full.starts_with(tidy(a)))
+    {
+        return Ok(Some((Step::Named(full), format)));
+    }
+    let shown: String = name.chars().take(200).collect();
+    Err(denied(
+        layer,
+        format!(
+            "the backing file `{}`, which is not allowed",
+            shown.escape_debug()
+        ),
+    ))
+}
+
+fn denied(layer: &Layer, what: String) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("{}: names {what}", layer.name()),
+    )
+}
+
+fn directory(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => tidy(dir),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The path without `.` and with `..` taken back, as text: links are not looked at.
+fn tidy(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                if !matches!(out.components().next_back(), Some(Component::Normal(_))) {
+                    out.push("..");
+                } else {
+                    out.pop();
+                }
+            }
+            other => out.push(other),
+        }
+    }
+    if out.as_os_str().is_empty() {
+        out.push(".");
+    }
+    out
+}
