@@ -13,6 +13,8 @@
 
 mod dir;
 mod file;
+pub mod mem;
+mod path;
 
 pub use dir::{Create, Directory, Entry, EntryKind, Space};
 pub use file::{Extent, File, LocalBoxFuture, LockKind, WriteRun};
