@@ -1,0 +1,17 @@
+//! How the daemon is.
+
+use super::Service;
+use crate::types::Health;
+
+impl Service {
+    /// Version, commit and the way to storage.
+    pub fn health(&self) -> Health {
+        Health {
+            status: "ok".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: option_env!("SENDENSE_COMMIT").map(str::to_owned),
+            io_engine: "plain".to_owned(),
+            started_at: self.started_at(),
+        }
+    }
+}

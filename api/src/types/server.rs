@@ -1,0 +1,82 @@
+//! The daemon itself: health, repositories, declared exports.
+
+use serde::{Deserialize, Serialize};
+
+use super::Time;
+
+/// `GET /health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    /// The daemon's version.
+    pub version: String,
+    /// The commit that it was built from, where the build knew.
+    pub commit: Option<String>,
+    /// How storage is reached: `uring` or `plain`.
+    pub io_engine: String,
+    /// When the daemon started.
+    pub started_at: Time,
+}
+
+/// A repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repository {
+    /// Its id, written into the repository itself.
+    pub repository_id: String,
+    /// Its name.
+    pub name: String,
+    /// `local`.
+    pub repository_type: String,
+    /// Whether backups may go there.
+    pub enabled: bool,
+    /// Capacity in bytes.
+    pub total_size_bytes: u64,
+    /// Bytes that are still free.
+    pub available_size_bytes: u64,
+    /// Restore points in it.
+    pub backup_count: u64,
+    /// Where it is on the daemon's host, for admins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What was wrong at the last look, if anything.
+    pub problems: Vec<String>,
+}
+
+/// `GET /repositories`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryList {
+    /// All of them, by name.
+    pub repositories: Vec<Repository>,
+}
+
+/// A declared NBD export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    /// Its name.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// Clients that are connected now.
+    pub connections: u64,
+}
+
+/// `GET /exports`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportList {
+    /// The exports that LIST shows, by name.
+    pub exports: Vec<Export>,
+}
+
+/// `POST /exports/reload`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Exports that came.
+    pub added: Vec<String>,
+    /// Exports that went; connected clients finish.
+    pub removed: Vec<String>,
+    /// Exports that were replaced.
+    pub changed: Vec<String>,
+    /// Exports that stayed as they are.
+    pub unchanged: u64,
+}
