@@ -44,6 +44,10 @@ pub enum ErrorKind {
     Poisoned,
     /// The base change token is not the parent's resulting token.
     BaseTokenMismatch,
+    /// There is no restore point of this disk to build on.
+    NoParent,
+    /// Disk number and device key do not belong together.
+    WrongDisk,
     /// Not all of the disk, or of the declared list, was sent. Holds the first missing ranges and
     /// how many more there are.
     IncompleteCoverage {
@@ -111,6 +115,10 @@ impl Error {
             ErrorKind::BaseTokenMismatch => {
                 "run a full backup, or start with allow_full to get one when needed"
             }
+            ErrorKind::NoParent => {
+                "run a full backup first, or start with allow_full to get one when needed"
+            }
+            ErrorKind::WrongDisk => "a new disk gets a new number: register it, then start again",
             ErrorKind::IncompleteCoverage { .. } => "send the named ranges, then complete again",
             ErrorKind::HasDependents(_) => "delete those first, or pass with_dependents",
             ErrorKind::Busy => "end the exports and mounts that use it first",

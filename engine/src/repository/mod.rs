@@ -9,16 +9,20 @@
 //! - The manifests are the truth; every other catalog can be made from them.
 
 mod backup_id;
+mod checksums;
 mod export_name;
+pub mod guard;
 mod ids;
 mod layout;
 mod manifest;
+mod points;
 mod sealed_json;
 mod sidecar;
 mod state_log;
 mod text_id;
 
 pub use backup_id::BackupId;
+pub use checksums::{ChecksumFile, SumSource, write_checksums};
 pub use export_name::{ExportName, ExportSecret};
 pub use ids::{
     BackupKind, ChangeToken, ContextId, DeviceKey, DiskNumber, RepositoryId, Sequence, VmId,
@@ -29,5 +33,6 @@ pub use layout::{
     vm_dir,
 };
 pub use manifest::{DiskEntry, MAX_MANIFEST_BYTES, PointManifest, kind_together};
+pub use points::{DamagedPoint, DiskChain, RestorePoint, VmPoints};
 pub use sidecar::{ChecksumsRef, Counts, DiskRecord, ImageRef, MAX_SIDECAR_BYTES, ParentLink};
 pub use state_log::{MAX_STATE_BYTES, StateEntry, StateEvent, StateLog};
