@@ -262,3 +262,6 @@ impl ChecksumFile {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
