@@ -9,8 +9,12 @@ pub mod activation;
 pub mod buffer;
 pub mod error;
 pub mod export;
+pub mod fuzzing;
+pub mod handshake;
 pub mod limits;
+pub mod meta;
 pub mod registry;
+pub mod session;
 pub mod wire;
 
 pub use buffer::{Buffer, BufferPool, HeapPool, Purpose};
