@@ -7,6 +7,8 @@
 
 pub mod activation;
 pub mod buffer;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod error;
 pub mod export;
 pub mod fuzzing;
@@ -15,6 +17,7 @@ pub mod limits;
 pub mod meta;
 pub mod registry;
 pub mod session;
+pub mod uri;
 pub mod wire;
 
 pub use buffer::{Buffer, BufferPool, HeapPool, Purpose};
@@ -23,3 +26,4 @@ pub use export::{
     BlockSize, Done, Export, ExportInfo, Exports, Listed, Peer, Refused, StatusExtent, ZeroFlags,
 };
 pub use limits::Limits;
+pub use uri::NbdUri;
