@@ -13,5 +13,6 @@ pub mod plane;
 pub mod pool;
 pub mod repository;
 pub mod storage;
+pub mod transfer;
 
 pub use error::{Error, ErrorKind, Result};

@@ -229,7 +229,7 @@ mod tests {
             .map(|i| Piece {
                 range: GuestRange::new(i, 1).unwrap(),
                 depth: 0,
-                content: Content::Unallocated,
+                content: Content::Unallocated { host: None },
             })
             .collect()
     }

@@ -3,13 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use sendense_formats::qcow2::{Image, Mapping, OpenPolicy, OpenStep, Opener, TableAt, Target};
+use sendense_formats::qcow2::{
+    Image, L2Kind, Mapping, OpenPolicy, OpenStep, Opener, TableAt, Target,
+};
 use sendense_formats::{GuestRange, HostOffset};
 
 use super::checked::Checked;
 use super::piece::Content;
 use crate::storage::File;
 use crate::{Error, ErrorKind, Result};
+
+/// What QEMU rounds the size of a raw file up to.
+pub(super) const SECTOR: u64 = 512;
 
 /// What the bytes of a layer's file are. Stated by whoever opens the chain, never probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +133,14 @@ impl Layer {
         self.size
     }
 
+    /// Where the layer ends for those above it: a raw file ends on a sector, as in QEMU.
+    pub(super) fn end(&self) -> u64 {
+        match &self.image {
+            Some(_) => self.size,
+            None => self.size.next_multiple_of(SECTOR),
+        }
+    }
+
     /// The image; `None` for a raw layer.
     pub fn image(&self) -> Option<&Image> {
         self.image.as_ref()
@@ -165,10 +178,11 @@ impl Layer {
     }
 
     fn map_raw(&self, range: GuestRange, emit: &mut dyn FnMut(GuestRange, Content)) -> Result<()> {
-        let (mut at, end) = (range.start().get(), range.end().get());
+        let (mut at, end) = (range.start().get(), range.end().get().min(self.size));
+        let padding = range.end().get().saturating_sub(self.size.max(at));
         let extents = self
             .file
-            .extents(at, range.len())
+            .extents(at, end.saturating_sub(at))
             .map_err(|e| Error::io(self.name.clone(), e))?;
         for extent in extents {
             let stop = extent.at.saturating_add(extent.len).min(end);
@@ -192,6 +206,13 @@ impl Layer {
         {
             let host = HostOffset::new(at);
             emit(rest, Content::Data { host });
+            at = end;
+        }
+        if let Some(range) = GuestRange::new(at, padding)
+            && padding > 0
+        {
+            let host = Some(HostOffset::new(at));
+            emit(range, Content::Zero { host });
         }
         Ok(())
     }
@@ -204,6 +225,7 @@ impl Layer {
         emit: &mut dyn FnMut(GuestRange, Content),
     ) -> Result<()> {
         let per_table = image.bytes_per_table();
+        let extended = image.header().extended_l2();
         let mut at = range.start().get();
         let end = range.end().get();
         while at < end {
@@ -223,15 +245,19 @@ impl Layer {
                 .map_table(index, table.as_deref(), part)
                 .map_err(|e| named(&self.name, e))?;
             for Mapping { range, target } in mappings {
-                emit(
-                    range,
-                    match target {
-                        Target::Unallocated => Content::Unallocated,
-                        Target::Zero { host } => Content::Zero { host },
-                        Target::Data { host } => Content::Data { host },
-                        Target::Compressed { host, len } => Content::Compressed { host, len },
+                let content = match target {
+                    Target::Unallocated => match table.as_deref().filter(|_| extended) {
+                        Some(table) => {
+                            kept(image, table, table_start, range, emit);
+                            continue;
+                        }
+                        None => Content::Unallocated { host: None },
                     },
-                );
+                    Target::Zero { host } => Content::Zero { host },
+                    Target::Data { host } => Content::Data { host },
+                    Target::Compressed { host, len } => Content::Compressed { host, len },
+                };
+                emit(range, content);
             }
             at = stop;
         }
@@ -271,6 +297,34 @@ impl Layer {
 
     pub(super) fn damaged(&self, what: impl fmt::Display) -> Error {
         Error::new(ErrorKind::Damaged, format!("{}: {what}", self.name))
+    }
+}
+
+/// Splits unallocated guest bytes of an image with subclusters by the host clusters that are kept
+/// for them: QEMU's map tells those.
+fn kept(
+    image: &Image,
+    table: &[u8],
+    table_start: u64,
+    range: GuestRange,
+    emit: &mut dyn FnMut(GuestRange, Content),
+) {
+    let shape = image.header().shape();
+    let cluster = shape.cluster.bytes();
+    let mut at = range.start().get();
+    let end = range.end().get();
+    while at < end {
+        let start = at - at % cluster;
+        let stop = start.saturating_add(cluster).min(end);
+        let entry = shape.entry(table, (start - table_start) / cluster);
+        let host = match entry.map(|e| e.kind(shape)) {
+            Some(L2Kind::Data(host)) => host.checked_add(at - start),
+            _ => None,
+        };
+        if let Some(range) = GuestRange::new(at, stop - at) {
+            emit(range, Content::Unallocated { host });
+        }
+        at = stop;
     }
 }
 

@@ -179,6 +179,16 @@ impl Chain {
         Ok(changed(&self.map(range)?))
     }
 
+    /// Starts to build the map of a range that will be read soon; call inside of a tokio runtime.
+    pub fn prefetch(self: &Arc<Self>, range: GuestRange) {
+        for index in self.regions(range) {
+            if let Lookup::Build(ticket) = self.cache.look(index) {
+                let chain = self.clone();
+                tokio::task::spawn_blocking(move || chain.build(index, ticket));
+            }
+        }
+    }
+
     /// The numbers of the regions that `range` touches.
     fn regions(&self, range: GuestRange) -> std::ops::Range<u64> {
         let end = range.end().get().min(self.size);
@@ -218,25 +228,25 @@ impl Chain {
     fn flatten(&self, index: u64) -> Result<Vec<Piece>> {
         let start = index.saturating_mul(self.region);
         let end = start.saturating_add(self.region).min(self.size);
-        let mut out = Vec::new();
-        let mut open: Vec<GuestRange> = GuestRange::new(start, end.saturating_sub(start))
-            .into_iter()
-            .collect();
-        let bottom = self.layers.len() - 1;
+        let mut out: Vec<Piece> = Vec::new();
+        // What no layer so far decides about, with what the last of them keeps for it.
+        let mut open: Vec<(GuestRange, Content)> = Vec::new();
+        let nothing = Content::Unallocated { host: None };
+        open.extend(GuestRange::new(start, end.saturating_sub(start)).map(|r| (r, nothing)));
+        let bottom = self.layers.len().saturating_sub(1);
         for (depth, layer) in self.layers.iter().enumerate() {
-            let mut deeper: Vec<GuestRange> = Vec::new();
+            let mut deeper: Vec<(GuestRange, Content)> = Vec::new();
             let checked = self
                 .checksums
                 .as_deref()
                 .map(|sums| Checked { sums, depth });
-            for range in open {
-                let (inside, behind) = split(range, layer.size());
+            for (range, content) in open {
+                let (inside, behind) = split(range, if depth == 0 { end } else { layer.end() });
                 if !behind.is_empty() {
-                    // Only below the top, whose size is the disk's: the layer above had nothing.
                     out.push(Piece {
                         range: behind,
                         depth: depth.saturating_sub(1),
-                        content: Content::Unallocated,
+                        content: content.skip(inside.len()),
                     });
                 }
                 if inside.is_empty() {
@@ -252,11 +262,14 @@ impl Chain {
                         return;
                     }
                     match deeper.last_mut() {
-                        Some(last) if last.end() == range.start() => {
+                        Some((last, kept))
+                            if last.end() == range.start()
+                                && kept.continues(last.len(), content) =>
+                        {
                             *last = GuestRange::new(last.start().get(), last.len() + range.len())
                                 .unwrap_or(*last);
                         }
-                        _ => deeper.push(range),
+                        _ => deeper.push((range, content)),
                     }
                 })?;
             }

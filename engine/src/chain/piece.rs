@@ -6,7 +6,11 @@ use sendense_formats::{GuestRange, HostOffset};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
     /// No layer says anything: reads as zero. Also what lies behind the end of a shorter parent.
-    Unallocated,
+    Unallocated {
+        /// Host bytes of the layer that are kept although nothing points at them as data (the rest
+        /// of a cluster with some subclusters written).
+        host: Option<HostOffset>,
+    },
     /// A layer says zero, perhaps with a host cluster kept for it, or a hole of a raw file.
     Zero {
         /// The kept host bytes.
@@ -29,12 +33,12 @@ pub enum Content {
 impl Content {
     /// Whether the bytes read as zero without being read.
     pub const fn is_zero(self) -> bool {
-        matches!(self, Self::Unallocated | Self::Zero { .. })
+        matches!(self, Self::Unallocated { .. } | Self::Zero { .. })
     }
 
     /// Whether some layer decides about the bytes.
     pub const fn is_present(self) -> bool {
-        !matches!(self, Self::Unallocated)
+        !matches!(self, Self::Unallocated { .. })
     }
 
     /// The content `skip` bytes further on in the same run.
@@ -43,12 +47,13 @@ impl Content {
         match self {
             Self::Data { host } => Self::Data { host: on(host) },
             Self::Zero { host } => Self::Zero { host: host.map(on) },
-            same @ (Self::Unallocated | Self::Compressed { .. }) => same,
+            Self::Unallocated { host } => Self::Unallocated { host: host.map(on) },
+            packed @ Self::Compressed { .. } => packed,
         }
     }
 
     /// Whether `next`, `len` bytes behind, simply goes on.
-    fn continues(self, len: u64, next: Self) -> bool {
+    pub(super) fn continues(self, len: u64, next: Self) -> bool {
         match self {
             Self::Compressed { .. } => false,
             _ => self.skip(len) == next,
@@ -126,8 +131,8 @@ mod tests {
             piece(0, 8, data(100)),
             piece(8, 8, data(108)),
             piece(16, 8, data(200)),
-            piece(24, 8, Content::Unallocated),
-            piece(32, 8, Content::Unallocated),
+            piece(24, 8, Content::Unallocated { host: None }),
+            piece(32, 8, Content::Unallocated { host: None }),
             piece(40, 8, Content::Zero { host: None }),
             piece(48, 8, packed),
             piece(56, 8, packed),

@@ -229,7 +229,7 @@ impl Chain {
             let offset = |at: u64| usize::try_from(at - start).unwrap_or(usize::MAX);
             let to = offset(piece.range.start().get())..offset(piece.range.end().get());
             let from = match piece.content {
-                Content::Unallocated | Content::Zero { .. } => From::Zero,
+                Content::Unallocated { .. } | Content::Zero { .. } => From::Zero,
                 Content::Data { host } => From::File {
                     depth: piece.depth,
                     host: host.get(),

@@ -125,7 +125,7 @@ fn behind_a_shorter_layer_the_disk_reads_zero_whatever_deeper_layers_hold() {
     assert_eq!((pieces[0].depth, pieces[0].range.len()), (2, 2 * c + 512));
     assert_eq!(
         (pieces[1].depth, pieces[1].content),
-        (0, Content::Unallocated)
+        (0, Content::Unallocated { host: None })
     );
 }
 
