@@ -7,6 +7,7 @@
 
 pub mod changes;
 pub mod error;
+pub mod fuzzing;
 pub mod qcow2;
 pub mod range;
 pub mod range_set;

@@ -5,6 +5,11 @@ fn array<const N: usize>(from: &[u8], at: usize) -> Option<[u8; N]> {
     from.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
+/// The 16-bit number at `at`.
+pub(crate) fn u16_at(from: &[u8], at: usize) -> Option<u16> {
+    array(from, at).map(u16::from_be_bytes)
+}
+
 /// The 32-bit number at `at`.
 pub(crate) fn u32_at(from: &[u8], at: usize) -> Option<u32> {
     array(from, at).map(u32::from_be_bytes)

@@ -46,6 +46,11 @@ impl Image {
         &self.header
     }
 
+    /// The header alone.
+    pub fn into_header(self) -> Header {
+        self.header
+    }
+
     /// Bytes of the virtual disk.
     pub fn virtual_size(&self) -> u64 {
         self.header.virtual_size
