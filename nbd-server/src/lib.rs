@@ -14,9 +14,13 @@ pub mod export;
 pub mod fuzzing;
 pub mod handshake;
 pub mod limits;
+pub mod memory;
 pub mod meta;
 pub mod registry;
+pub mod serve;
 pub mod session;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod uri;
 pub mod wire;
 
@@ -26,4 +30,5 @@ pub use export::{
     BlockSize, Done, Export, ExportInfo, Exports, Listed, Peer, Refused, StatusExtent, ZeroFlags,
 };
 pub use limits::Limits;
+pub use serve::{ServeConfig, ServeError, Summary, TlsMode, serve};
 pub use uri::NbdUri;
