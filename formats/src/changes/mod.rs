@@ -7,6 +7,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::GuestRange;
+use crate::range_set::RangeSet;
 
 mod json;
 mod pager;
@@ -124,6 +125,15 @@ impl ChangeList {
             between(start, end)
         };
         Self::from_unsorted(self.ranges.into_iter().filter_map(widen))
+    }
+
+    /// What is named and not in `done`: the ranges still missing, where `done` is what was covered.
+    #[must_use]
+    pub fn subtract(&self, done: &RangeSet) -> Self {
+        Self {
+            // Parts of ranges that do not touch, in order: they need no merging.
+            ranges: self.iter().flat_map(|r| done.missing_in(r)).collect(),
+        }
     }
 
     /// The last byte named plus one; 0 when nothing is.

@@ -247,6 +247,12 @@ proptest! {
             let first = b - b % unit;
             prop_assert_eq!(in_list(&aligned, b), (first..first + unit).any(named));
         }
+        let mut done = RangeSet::new();
+        done.insert(p);
+        let missing = l.subtract(&done);
+        for b in 0..400 {
+            prop_assert_eq!(in_list(&missing, b), named(b) && !done.contains(range(b, 1)));
+        }
         let cut = l.clone().clip(size);
         for b in 0..400 {
             prop_assert_eq!(in_list(&cut, b), named(b) && b < size);

@@ -1,6 +1,7 @@
 //! Connecting: the socket, the handshake with TLS in its middle, and the task that takes over.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -153,13 +154,22 @@ async fn negotiate(stream: &mut BoxedStream, handshake: &mut Handshake) -> Resul
             Action::Receive(len) => {
                 // Bounded by the handshake.
                 bytes.resize(len, 0);
-                stream.read_exact(&mut bytes).await?;
+                stream.read_exact(&mut bytes).await.map_err(hung_up)?;
                 handshake.give(&bytes)?;
             }
             Action::StartTls => return Ok(Paused::ForTls),
             Action::Done => return Ok(Paused::AtItsEnd),
         }
     }
+}
+
+/// In the handshake a server hangs up on what it will not say: the reader of the error needs to
+/// know when it was, not which call saw it.
+fn hung_up(e: io::Error) -> io::Error {
+    if e.kind() == io::ErrorKind::UnexpectedEof {
+        return io::Error::new(e.kind(), "the server hung up in the handshake");
+    }
+    e
 }
 
 #[cfg(feature = "tls")]

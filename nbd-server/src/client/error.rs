@@ -106,6 +106,9 @@ impl ClientError {
             Self::Io(e) if e.kind() == io::ErrorKind::NotFound => {
                 "there is no such socket or host: check the URI"
             }
+            Self::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                "see the server's log: with TLS it may want a client certificate"
+            }
             Self::Io(_) => "check the network and the server's log, then try again",
             Self::Timeout(_) => "check the network and the server's load, or allow more time",
             Self::Protocol(_) => "this is a fault of the server: see its version and log",

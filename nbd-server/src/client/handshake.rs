@@ -389,7 +389,10 @@ impl Handshake {
         let info = &mut self.outcome.info;
         match piece {
             Info::Export { size, flags } => return self.export(size, flags),
-            Info::Name(name) => info.canonical_name = Some(name.to_owned()),
+            // The name that was asked for may be a secret: it is not kept here without need.
+            Info::Name(name) => {
+                info.canonical_name = (name != self.wanted.export).then(|| name.to_owned());
+            }
             Info::Description(text) => info.description = Some(peer_text(text.as_bytes())),
             Info::BlockSize(sizes) => info.block_size = checked(sizes)?,
             Info::Other(_) => {}

@@ -65,7 +65,7 @@ pub struct RemoteInfo {
     pub flags: u16,
     /// The sizes; defaults (1, 4096, 32 MiB) where the server tells none.
     pub block_size: BlockSize,
-    /// Another name for the same export.
+    /// The export's own name, where it is another than the one asked for.
     pub canonical_name: Option<String>,
     /// Text for people.
     pub description: Option<String>,
