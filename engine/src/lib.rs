@@ -12,6 +12,7 @@ pub mod io;
 pub mod plane;
 pub mod pool;
 pub mod repository;
+pub mod restore;
 pub mod storage;
 pub mod transfer;
 

@@ -18,9 +18,7 @@ pub mod offline;
 mod piece;
 mod read;
 #[cfg(test)]
-pub(crate) mod testfile;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

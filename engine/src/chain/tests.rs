@@ -7,11 +7,11 @@ use proptest::prelude::*;
 use sendense_formats::qcow2::{Backing, CreateOptions, Outcome, Writer};
 use sendense_formats::{ClusterIndex, ClusterSize, GuestRange};
 
-use super::testfile::VecFile;
 use super::*;
 use crate::io::{Io, IoConfig};
 use crate::pool::IoBuf;
-use crate::storage::File;
+use crate::storage::mem::MemDirectory;
+use crate::storage::{Create, Directory, File};
 
 const CLUSTER: u64 = 65536;
 
@@ -21,6 +21,13 @@ enum Say {
     Nothing,
     Zero,
     Data(u8),
+}
+
+/// A file in memory with these bytes.
+pub(crate) fn file(bytes: &[u8]) -> Arc<dyn File> {
+    let file = MemDirectory::new().open("file", Create::New).unwrap();
+    file.write_at_blocking(0, bytes).unwrap();
+    file
 }
 
 fn fill(seed: u8, cluster: u64, len: usize) -> Vec<u8> {
@@ -39,7 +46,7 @@ fn image(size: u64, overlay: bool, says: &[Say]) -> Arc<dyn File> {
         }),
     })
     .unwrap();
-    let file = VecFile::default();
+    let file = file(&[]);
     for (i, say) in (0..size.div_ceil(CLUSTER)).zip(says) {
         match *say {
             Say::Nothing => {}
@@ -61,7 +68,7 @@ fn image(size: u64, overlay: bool, says: &[Say]) -> Arc<dyn File> {
     }
     file.write_at_blocking(0, &seal.header()).unwrap();
     file.set_len(seal.file_len()).unwrap();
-    Arc::new(file)
+    file
 }
 
 /// The disk as QEMU reads it; `layers` newest first.
@@ -160,7 +167,7 @@ fn a_chain_with_a_layer_left_out_does_not_open() {
 #[test]
 fn a_raw_layer_is_a_bottom() {
     let top = image(3 * CLUSTER, true, &[Say::Nothing, Say::Zero, Say::Nothing]);
-    let raw: Arc<dyn File> = Arc::new(VecFile::new(vec![9; 2 * CLUSTER as usize + 100]));
+    let raw = file(&vec![9; 2 * CLUSTER as usize + 100]);
     let layers = [LayerSource::from(top), LayerSource::raw(raw, "base.raw")];
     let disk = all(&Chain::open(layers, ChainOptions::default()).unwrap());
     let mut expected = vec![9; disk.len()];

@@ -1,16 +1,13 @@
 //! The exports through the interface that the session uses.
 
-use std::sync::Arc;
-
 use sendense_nbd::{ExportInfo, NbdError, ZeroFlags};
 
 use super::*;
-use crate::chain::testfile::VecFile;
+use crate::chain::tests::file;
 use crate::chain::{Chain, ChainOptions, LayerSource};
 use crate::io::{Io, IoConfig};
 use crate::plane::Source;
 use crate::pool::IoBuf;
-use crate::storage::File;
 
 fn on_a_thread<F: Future>(work: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread()
@@ -24,7 +21,7 @@ fn on_a_thread<F: Future>(work: F) -> F::Output {
 fn a_file_is_written_zeroed_trimmed_and_read() {
     on_a_thread(async {
         let io = Io::new(IoConfig::small()).unwrap();
-        let file: Arc<dyn File> = Arc::new(VecFile::new(vec![7; 10_000]));
+        let file = file(&[7; 10_000]);
         let source = FileSource::new(
             file.clone(),
             FileExportOptions {
@@ -77,7 +74,7 @@ fn a_file_is_written_zeroed_trimmed_and_read() {
 fn a_restore_point_is_read_only_and_tells_its_holes_and_changes() {
     on_a_thread(async {
         let io = Io::new(IoConfig::small()).unwrap();
-        let raw: Arc<dyn File> = Arc::new(VecFile::new(vec![5; 70_000]));
+        let raw = file(&[5; 70_000]);
         let layer = LayerSource::raw(raw, "disk");
         let chain = Chain::open([layer], ChainOptions::default()).unwrap();
         let export = RestoreSource::new(chain).attach(&io);

@@ -8,8 +8,10 @@
 mod compare;
 mod copy;
 mod ends;
+mod nbd;
 mod padded;
 mod progress;
+mod qcow2;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,10 @@ mod zeroes;
 pub use compare::{Comparison, compare};
 pub use copy::{Copied, CopyOptions, copy};
 pub use ends::{FileReader, FileSink, FileSinkKind};
+pub(crate) use nbd::client;
+pub use nbd::{NbdReader, NbdSink};
 pub use progress::{Progress, ProgressSnapshot};
+pub use qcow2::Qcow2Sink;
 pub use read::ChainReader;
 pub use zeroes::is_zero;
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use sendense_formats::GuestRange;
 
 use super::*;
-use crate::chain::testfile::VecFile;
+use crate::chain::tests::file;
 use crate::io::{Io, IoConfig};
 use crate::storage::File;
 use crate::{ErrorKind, Result};
@@ -17,10 +17,6 @@ fn on_a_thread<F: Future>(work: impl FnOnce(Io) -> F) -> F::Output {
         .build()
         .unwrap()
         .block_on(async { work(Io::new(IoConfig::small()).unwrap()).await })
-}
-
-fn file(bytes: &[u8]) -> Arc<dyn File> {
-    Arc::new(VecFile::new(bytes.to_vec()))
 }
 
 fn content(file: &Arc<dyn File>) -> Vec<u8> {

@@ -1,0 +1,218 @@
+//! A restore point back onto a disk: a raw file, a device, a QCOW2 file, a remote disk.
+//!
+//! Thin stays thin. A new file grows under `NAME.partial` and gets its name when it is whole and
+//! on stable storage; where the restore fails or is cancelled it is removed. Nothing that exists is
+//! overwritten unless asked, and then only once the new content is complete.
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use sendense_formats::ClusterSize;
+use sendense_nbd::NbdUri;
+use sendense_nbd::client::{ClientPool, ConnectOptions};
+
+use crate::chain::Chain;
+use crate::io::Io;
+use crate::storage::{Create, Directory, File, LockKind};
+use crate::transfer::{
+    ChainReader, Copied, CopyOptions, DiskReader, DiskSink, FileSink, NbdSink, Progress, Qcow2Sink,
+    client, copy,
+};
+use crate::{Error, ErrorKind, Result};
+
+/// The format of a new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileFormat {
+    /// The disk as it is, holes for zero.
+    Raw,
+    /// A QCOW2 image without a parent, of this cluster size (64 KiB to 2 MiB).
+    Qcow2(ClusterSize),
+}
+
+/// Where a disk goes.
+#[derive(Debug, Clone)]
+pub enum RestoreTarget {
+    /// A new file.
+    File {
+        /// The directory tree that it lies in.
+        directory: Arc<dyn Directory>,
+        /// Its path in there.
+        path: String,
+        /// Its format.
+        format: FileFormat,
+        /// Replace what has this name.
+        overwrite: bool,
+    },
+    /// A block device, or a raw file whose content may go; it has room for the disk.
+    Device {
+        /// Opened for writing.
+        file: Arc<dyn File>,
+        /// How messages name it.
+        name: String,
+    },
+    /// A remote disk that has room for the disk.
+    Nbd {
+        /// Where.
+        uri: NbdUri,
+        /// How many connections, where the server allows several.
+        connections: usize,
+        /// How to connect.
+        options: ConnectOptions,
+    },
+}
+
+/// Restores the disk that `chain` holds.
+pub async fn restore(
+    io: &Io,
+    chain: &Arc<Chain>,
+    target: RestoreTarget,
+    progress: &Progress,
+) -> Result<Copied> {
+    let reader = ChainReader::new(chain.clone());
+    write(io, &reader, target, &CopyOptions::default(), progress).await
+}
+
+/// Writes any disk to a target.
+pub async fn write(
+    io: &Io,
+    reader: &dyn DiskReader,
+    target: RestoreTarget,
+    options: &CopyOptions,
+    progress: &Progress,
+) -> Result<Copied> {
+    let size = reader.size();
+    match target {
+        RestoreTarget::Device { file, name } => {
+            lock(&file, &name)?;
+            let sink = FileSink::over(file.clone(), size, name.clone())?;
+            let copied = copy(io, reader, None, &sink, options, progress).await;
+            unlock(&file, &name)?;
+            copied
+        }
+        RestoreTarget::Nbd {
+            uri,
+            connections,
+            options: connect,
+        } => {
+            let pool = ClientPool::connect(&uri, connections.max(1), &connect).await;
+            let sink = NbdSink::new(pool.map_err(|e| client("the NBD target", e))?, size)?;
+            copy(io, reader, None, &sink, options, progress).await
+        }
+        RestoreTarget::File {
+            directory,
+            path,
+            format,
+            overwrite,
+        } => {
+            let new = NewFile::create(directory, path, overwrite)?;
+            let copied = fill(io, reader, &new, format, options, progress).await?;
+            new.keep().map(|()| copied)
+        }
+    }
+}
+
+async fn fill(
+    io: &Io,
+    reader: &dyn DiskReader,
+    new: &NewFile,
+    format: FileFormat,
+    options: &CopyOptions,
+    progress: &Progress,
+) -> Result<Copied> {
+    let size = reader.size();
+    let (file, name) = (new.file.clone(), new.path.clone());
+    let raw;
+    let qcow2;
+    let sink: &dyn DiskSink = match format {
+        FileFormat::Raw => {
+            raw = FileSink::fresh(file, size, name)?;
+            &raw
+        }
+        FileFormat::Qcow2(cluster) => {
+            qcow2 = Qcow2Sink::new(file, size, cluster, name)?;
+            &qcow2
+        }
+    };
+    copy(io, reader, None, sink, options, progress).await
+}
+
+/// A file that has its name only once it is whole.
+#[derive(Debug)]
+struct NewFile {
+    directory: Arc<dyn Directory>,
+    path: String,
+    partial: String,
+    overwrite: bool,
+    file: Arc<dyn File>,
+    kept: bool,
+}
+
+impl NewFile {
+    fn create(directory: Arc<dyn Directory>, path: String, overwrite: bool) -> Result<Self> {
+        if !overwrite && exists(&*directory, &path) {
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("{path}: is there already, and nothing is overwritten unasked"),
+            ));
+        }
+        let partial = format!("{path}.partial");
+        let file = directory
+            .open(&partial, Create::New)
+            .map_err(|e| Error::io(&partial, e))?;
+        lock(&file, &partial)?;
+        Ok(Self {
+            directory,
+            path,
+            partial,
+            overwrite,
+            file,
+            kept: false,
+        })
+    }
+
+    /// Gives it its name. Its content is on stable storage already.
+    fn keep(mut self) -> Result<()> {
+        if self.overwrite && exists(&*self.directory, &self.path) {
+            let removed = self.directory.remove_file(&self.path);
+            removed.map_err(|e| Error::io(&self.path, e))?;
+        }
+        let renamed = self.directory.rename(&self.partial, &self.path);
+        renamed.map_err(|e| Error::io(&self.path, e))?;
+        self.kept = true;
+        let parent = self.path.rsplit_once('/').map_or("", |(dir, _)| dir);
+        let synced = self.directory.sync_dir(parent);
+        synced.map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+impl Drop for NewFile {
+    /// Removes what is not whole, also where the task was dropped.
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(e) = self.directory.remove_file(&self.partial)
+        {
+            tracing::warn!(path = %self.partial, error = %e, "a partial file could not be removed");
+        }
+        if let Err(e) = self.file.unlock() {
+            tracing::warn!(path = %self.partial, error = %e, "a lock could not be dropped");
+        }
+    }
+}
+
+/// Whatever has the name counts, also what we may not open.
+fn exists(directory: &dyn Directory, path: &str) -> bool {
+    match directory.open(path, Create::OpenRead) {
+        Ok(_) => true,
+        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
+fn lock(file: &Arc<dyn File>, name: &str) -> Result<()> {
+    file.lock(LockKind::Writer).map_err(|e| Error::io(name, e))
+}
+
+fn unlock(file: &Arc<dyn File>, name: &str) -> Result<()> {
+    file.unlock().map_err(|e| Error::io(name, e))
+}

@@ -1,0 +1,113 @@
+//! Restores into a directory in memory.
+
+use std::sync::Arc;
+
+use sendense_formats::ClusterSize;
+
+use super::*;
+use crate::chain::tests::file;
+use crate::chain::{Chain, ChainOptions, LayerSource};
+use crate::io::{Io, IoConfig};
+use crate::storage::mem::{Fault, MemDirectory, OpKind};
+
+/// 200 KiB and a bit: data, a hole that is a cluster, data.
+fn disk() -> Vec<u8> {
+    let mut disk = vec![3; 200_100];
+    disk[65536..131_072].fill(0);
+    disk
+}
+
+fn to(directory: &MemDirectory, format: FileFormat, overwrite: bool) -> RestoreTarget {
+    RestoreTarget::File {
+        directory: Arc::new(directory.clone()),
+        path: "disk".into(),
+        format,
+        overwrite,
+    }
+}
+
+fn run(target: RestoreTarget, progress: &Progress) -> Result<Copied> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            let io = Io::new(IoConfig::small()).unwrap();
+            let layer = LayerSource::raw(file(&disk()), "source");
+            let chain = Chain::open([layer], ChainOptions::default()).unwrap();
+            restore(&io, &chain, target, progress).await
+        })
+}
+
+fn names(directory: &MemDirectory) -> Vec<String> {
+    directory
+        .list("")
+        .unwrap()
+        .into_iter()
+        .map(|e| e.name)
+        .collect()
+}
+
+const QCOW2: FileFormat = FileFormat::Qcow2(ClusterSize::DEFAULT);
+
+#[test]
+fn a_file_gets_its_name_when_it_is_whole() {
+    for format in [FileFormat::Raw, QCOW2] {
+        let directory = MemDirectory::new();
+        let progress = Progress::new();
+        let copied = run(to(&directory, format, false), &progress).unwrap();
+        assert_eq!((copied.zero, copied.written), (65536, 200_100 - 65536));
+        assert_eq!(names(&directory), ["disk"]);
+        let file = directory.open("disk", Create::OpenRead).unwrap();
+        let layer = match format {
+            FileFormat::Raw => LayerSource::raw(file, "disk"),
+            FileFormat::Qcow2(_) => LayerSource::qcow2(file, "disk"),
+        };
+        let chain = Chain::open([layer], ChainOptions::default()).unwrap();
+        let mut back = vec![1; usize::try_from(chain.size()).unwrap()];
+        chain.read_blocking(0, &mut back).unwrap();
+        assert!(back == disk());
+        let e = run(to(&directory, format, false), &progress).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Exists);
+        run(to(&directory, format, true), &progress).unwrap();
+        assert_eq!(names(&directory), ["disk"]);
+    }
+}
+
+#[test]
+fn what_failed_or_was_cancelled_leaves_nothing_and_spares_what_was_there() {
+    for kind in [OpKind::Write, OpKind::Sync] {
+        for format in [FileFormat::Raw, QCOW2] {
+            let directory = MemDirectory::new();
+            directory.write_small("disk", b"old").unwrap();
+            directory.fail(Fault::next(kind));
+            let e = run(to(&directory, format, true), &Progress::new()).unwrap_err();
+            assert_eq!(e.kind, ErrorKind::Io);
+            assert_eq!(names(&directory), ["disk"]);
+            assert_eq!(directory.read_small("disk", 9).unwrap(), b"old");
+        }
+    }
+    let directory = MemDirectory::new();
+    let progress = Progress::new();
+    progress.cancel();
+    run(to(&directory, FileFormat::Raw, false), &progress).unwrap_err();
+    assert!(names(&directory).is_empty());
+}
+
+#[test]
+fn a_device_needs_room_and_keeps_what_lies_behind_the_disk() {
+    let device = |len: usize| RestoreTarget::Device {
+        file: file(&vec![9; len]),
+        name: "device".into(),
+    };
+    let e = run(device(200_099), &Progress::new()).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Invalid);
+    let target = device(200_200);
+    run(target.clone(), &Progress::new()).unwrap();
+    let RestoreTarget::Device { file, .. } = target else {
+        panic!("a device");
+    };
+    let mut back = vec![0; 200_200];
+    file.read_at_blocking(0, &mut back).unwrap();
+    assert!(back[..200_100] == disk() && back[200_100..].iter().all(|b| *b == 9));
+}
