@@ -194,6 +194,7 @@ fn entries_that_point_nowhere_are_corruptions() {
     assert_eq!(l1(4 * CLUSTER + 512), (1, 1));
     assert_eq!(l1(7 * CLUSTER), (1, 1));
     assert_eq!(l1((4 * CLUSTER) | COPIED | 1), (1, 0));
+    assert_eq!(l1(COPIED), (1, 1));
     let table = |raw| Built::new(7, &[]).put(CLUSTER + 8, raw).found();
     assert_eq!(table(1), (1, 0));
     assert_eq!(table(512), (1, 0));

@@ -165,6 +165,11 @@ impl<R: ReadAt + ?Sized> Checker<'_, R> {
                     .corruption(at, || format!("entry {index} of {what} has reserved bits"));
             }
             let Some(table) = entry.table() else {
+                if entry.copied() {
+                    this.report.corruption(at, || {
+                        format!("entry {index} of {what} has a flag and no table")
+                    });
+                }
                 return;
             };
             if !this.is_aligned(table) {
