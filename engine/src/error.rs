@@ -46,6 +46,8 @@ pub enum ErrorKind {
     BaseTokenMismatch,
     /// There is no restore point of this disk to build on.
     NoParent,
+    /// Storage failed in mid-commit: whether it took is known after the next start's recovery.
+    InDoubt,
     /// Disk number and device key do not belong together.
     WrongDisk,
     /// Not all of the disk, or of the declared list, was sent. Holds the first missing ranges and
@@ -117,6 +119,9 @@ impl Error {
             }
             ErrorKind::NoParent => {
                 "run a full backup first, or start with allow_full to get one when needed"
+            }
+            ErrorKind::InDoubt => {
+                "mend the storage, then restart the daemon: its recovery looks at what is there"
             }
             ErrorKind::WrongDisk => "a new disk gets a new number: register it, then start again",
             ErrorKind::IncompleteCoverage { .. } => "send the named ranges, then complete again",

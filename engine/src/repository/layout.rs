@@ -32,6 +32,10 @@ pub const REPOSITORY_FILE: &str = ".sendense/repository.json";
 /// Where files without a restore point are kept for a person to look at.
 pub const QUARANTINE_DIR: &str = ".sendense/quarantine";
 
+pub(super) const REPOSITORY_NEW_FILE: &str = ".sendense/repository.json.new";
+pub(super) const LEASE_FILE: &str = ".sendense/lease";
+pub(super) const RESERVE_FILE: &str = ".sendense/reserve";
+
 const PARTIAL: &str = ".partial";
 
 /// A VM's directory.

@@ -9,24 +9,40 @@
 //! - The manifests are the truth; every other catalog can be made from them.
 
 mod backup_id;
+mod book;
 mod checksums;
+mod commit;
+mod delete;
 mod export_name;
+mod growing;
 pub mod guard;
 mod ids;
+mod layers;
 mod layout;
 mod manifest;
+mod notes;
 mod points;
+mod recovery;
 mod sealed_json;
+mod shared;
 mod sidecar;
+mod space;
 mod state_log;
+mod store;
+#[cfg(test)]
+mod testing;
 mod text_id;
 
 pub use backup_id::BackupId;
 pub use checksums::{ChecksumFile, SumSource, write_checksums};
+pub use commit::PreparedDisk;
+pub use delete::{DeletePoint, DeletedPoint, Deletion, MovedHead};
 pub use export_name::{ExportName, ExportSecret};
+pub use growing::{BeginDisk, Growing};
 pub use ids::{
     BackupKind, ChangeToken, ContextId, DeviceKey, DiskNumber, RepositoryId, Sequence, VmId,
 };
+pub use layers::{LayerChecksums, LayerFile};
 pub use layout::{
     FoundInDisk, FoundInPoints, META_DIR, Part, PartialName, QUARANTINE_DIR, REPOSITORY_FILE, Stem,
     deleting_path, disk_dir, disk_name, manifest_path, parse_disk_name, points_dir, state_path,
@@ -34,5 +50,8 @@ pub use layout::{
 };
 pub use manifest::{DiskEntry, MAX_MANIFEST_BYTES, PointManifest, kind_together};
 pub use points::{DamagedPoint, DiskChain, RestorePoint, VmPoints};
+pub use recovery::{Found, LOCK_WAIT, RecoveryReport};
 pub use sidecar::{ChecksumsRef, Counts, DiskRecord, ImageRef, MAX_SIDECAR_BYTES, ParentLink};
+pub use space::{SpaceState, SpaceVerdict};
 pub use state_log::{MAX_STATE_BYTES, StateEntry, StateEvent, StateLog};
+pub use store::{Repository, RepositoryOptions};
