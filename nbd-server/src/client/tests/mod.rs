@@ -2,6 +2,7 @@
 
 mod handshake;
 mod hostile;
+mod ours;
 mod transmission;
 
 use std::time::Duration;
