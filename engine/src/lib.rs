@@ -8,6 +8,7 @@ pub mod chain;
 pub mod declared;
 pub mod error;
 pub mod export;
+pub mod ingest;
 pub mod io;
 pub mod plane;
 pub mod pool;

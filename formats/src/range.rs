@@ -68,6 +68,14 @@ impl GuestRange {
         }
     }
 
+    /// From `start` to before `end`; empty (at `start`) where `end` is not behind it.
+    pub const fn between(start: u64, end: u64) -> Self {
+        Self {
+            start: GuestOffset::new(start),
+            len: end.saturating_sub(start),
+        }
+    }
+
     /// The first byte.
     pub const fn start(self) -> GuestOffset {
         self.start
