@@ -1,7 +1,7 @@
 //! The header cluster: parsing versions 2 and 3, writing version 3.
 //!
 //! Invariant: a parsed [`Header`] is within the policy's limits, refuses what we cannot read
-//! right, and every table that it names lies on a cluster boundary inside the file. The sizes in
+//! right, and the L1 and refcount tables lie on cluster boundaries inside the file. The sizes in
 //! it are still only claims about *content*; nothing is allocated from them beyond the file.
 
 mod encode;

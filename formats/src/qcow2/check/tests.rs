@@ -255,6 +255,12 @@ fn snapshots_count_what_they_hold() {
     let mut short = with_snapshot();
     short.put32(6 * CLUSTER + 36, 0);
     assert_eq!(short.found(), (1, 0));
+    for at in [0, 6 * CLUSTER + 8, 9 * CLUSTER] {
+        let mut lost = with_snapshot();
+        lost.header.snapshots_at = HostOffset::new(at);
+        lost.write_header();
+        assert!(lost.found().0 > 0 && repair_leaks(&lost.report()).is_err());
+    }
     let mut odd = with_snapshot();
     odd.put(6 * CLUSTER, 7 * CLUSTER + 8);
     assert_eq!(odd.found(), (1, 3));

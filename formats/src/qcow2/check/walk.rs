@@ -198,6 +198,11 @@ impl<R: ReadAt + ?Sized> Checker<'_, R> {
 
     fn snapshots(&mut self, tables: &mut Tables) -> Result<(), OpenError> {
         let start = self.header.snapshots_at;
+        if self.header.snapshots > 0 && (!self.is_aligned(start) || start.get() == 0) {
+            self.report
+                .corruption(start, || "the snapshot table is not aligned".to_owned());
+            return Ok(());
+        }
         let mut at = start.get();
         for index in 0..self.header.snapshots {
             at = at.next_multiple_of(8);

@@ -6,7 +6,7 @@ use crate::range::{ClusterSize, HostOffset};
 use crate::{ErrorKind, Result};
 
 impl Header {
-    /// Every table is on a cluster boundary, inside the file, and within the limits.
+    /// The L1 and refcount tables are aligned, inside the file, and within the limits.
     pub(super) fn tables(&self, file_len: u64, policy: &OpenPolicy) -> Result<()> {
         if self.virtual_size > policy.max_virtual_size {
             return Err(at(
@@ -65,9 +65,8 @@ impl Header {
                 format!("{} snapshots are more than QEMU allows", self.snapshots),
             ));
         }
-        // An entry has at least 40 bytes.
-        let snapshots = u64::from(self.snapshots) * 40;
-        place.check("snapshot table", 64, self.snapshots_at, snapshots)
+        // Their table is not needed to read the disk: only a check looks where it lies.
+        Ok(())
     }
 }
 
