@@ -102,7 +102,17 @@ impl Error {
     }
 
     /// What the operator can do about it.
+    ///
+    /// The layer that knows the cause best is asked first.
     pub fn hint(&self) -> &'static str {
+        if let Some(source) = &self.source {
+            if let Some(e) = source.downcast_ref::<sendense_formats::Error>() {
+                return e.hint();
+            }
+            if let Some(e) = source.downcast_ref::<sendense_nbd::client::ClientError>() {
+                return e.hint();
+            }
+        }
         match self.kind {
             ErrorKind::Io => "look into the system log of this host for failing storage",
             ErrorKind::NoSpace => "free space in the repository, then start the backup again",
@@ -133,11 +143,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.at)?;
-        if let Some(source) = &self.source {
-            write!(f, ": {source}")?;
+        match &self.source {
+            None => f.write_str(&self.at),
+            Some(source) if self.at.is_empty() => write!(f, "{source}"),
+            Some(source) => write!(f, "{}: {source}", self.at),
         }
-        Ok(())
     }
 }
 
@@ -159,10 +169,7 @@ impl From<sendense_formats::Error> for Error {
             sendense_formats::ErrorKind::WrongState => ErrorKind::WrongState,
             _ => ErrorKind::Damaged,
         };
-        Self {
-            kind,
-            at: e.to_string(),
-            source: Some(Box::new(e)),
-        }
+        // Whoever knows the file's name puts it there.
+        Self::with(kind, "", e)
     }
 }

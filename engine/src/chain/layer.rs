@@ -331,8 +331,6 @@ fn kept(
 /// A format error with the layer's name in front.
 pub(super) fn named(name: &str, e: sendense_formats::Error) -> Error {
     let mut e = Error::from(e);
-    e.at = format!("{name}: {}", e.at);
-    // The text already holds the cause.
-    e.source = None;
+    name.clone_into(&mut e.at);
     e
 }

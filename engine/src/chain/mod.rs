@@ -13,6 +13,7 @@
 
 mod cache;
 mod checked;
+mod fileat;
 mod layer;
 pub mod offline;
 mod piece;
@@ -26,6 +27,7 @@ use sendense_formats::GuestRange;
 use sendense_formats::qcow2::OpenPolicy;
 
 pub use checked::Checksums;
+pub use fileat::FileAt;
 pub use layer::{Layer, LayerFormat, LayerSource};
 pub use piece::{Content, Piece};
 
