@@ -9,6 +9,13 @@
 
 pub mod types;
 
+#[cfg(feature = "client")]
+pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "client")]
+pub mod mover;
+
 #[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]

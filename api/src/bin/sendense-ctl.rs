@@ -1,2 +1,5 @@
-//! Sendense.
-fn main() {}
+//! The command line of Sendense.
+
+fn main() -> std::process::ExitCode {
+    sendense_api::cli::main()
+}

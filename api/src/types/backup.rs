@@ -389,29 +389,3 @@ pub struct DeletionItem {
     /// Bytes of its files.
     pub bytes: u64,
 }
-
-/// What `POST /backup/{id}/verify` found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verification {
-    /// The point.
-    pub backup_id: String,
-    /// Whether every layer that the point needs is whole.
-    pub ok: bool,
-    /// When it was found so.
-    pub verified_at: Option<Time>,
-    /// What was read, per disk.
-    pub disks: Vec<VerifiedDisk>,
-}
-
-/// One disk of a [`Verification`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifiedDisk {
-    /// Its number.
-    pub disk_id: u32,
-    /// Layers that were read, this point's first.
-    pub layers: u64,
-    /// Bytes that were read.
-    pub bytes: u64,
-    /// What is wrong, one sentence each; capped.
-    pub damage: Vec<String>,
-}

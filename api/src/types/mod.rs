@@ -14,7 +14,7 @@ mod vm;
 
 pub use backup::{
     Backup, BackupDisk, BackupList, BackupType, Change, Complete, CompleteDisk, Deletion,
-    DeletionItem, JobStatus, Phase, StartBackup, StartDisk, Verification, VerifiedDisk,
+    DeletionItem, JobStatus, Phase, StartBackup, StartDisk,
 };
 pub use chain::{Chain, ChainPoint, DiskChains, VmChains};
 pub use job::{Job, JobDisk, JobKind, JobList};

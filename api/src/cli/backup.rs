@@ -1,0 +1,184 @@
+//! `sendense-ctl backup`.
+
+use std::time::Duration;
+
+use super::{CliError, Context, Result, args, job, output, push, restore};
+use crate::client::BackupQuery;
+use crate::types::{
+    Backup, BackupList, BackupType, Complete, CompleteDisk, RestoreExportRequest, StartBackup,
+    StartDisk,
+};
+
+pub(super) fn run(c: &Context, verb: args::Backup) -> Result<()> {
+    match verb {
+        args::Backup::Start(s) => start(c, s),
+        args::Backup::Push(p) => push::run(c, p),
+        args::Backup::List(l) => list(c, l),
+        args::Backup::Show(w) => output::backup(c, &c.client.backup(w.id(), w.vm.as_deref())?),
+        args::Backup::Chain { vm } => output::chains(c, &c.client.chain(&vm)?),
+        args::Backup::Complete(x) => complete(c, x),
+        args::Backup::Cancel(w) => output::backup(c, &c.client.cancel_backup(&resolve(c, &w)?)?),
+        args::Backup::Delete(d) => delete(c, d),
+        args::Backup::Restore(r) => restore::run(c, r),
+        args::Backup::Export(e) => {
+            let export = c.client.restore_export(&RestoreExportRequest {
+                backup_id: resolve(c, &e.which)?,
+                disk_id: e.disk,
+                ttl_seconds: e.ttl,
+            })?;
+            output::export(c, &export)
+        }
+        args::Backup::Exports => output::exports(c, &c.client.restore_exports()?),
+        args::Backup::Unexport { export_id } => {
+            output::export(c, &c.client.end_restore_export(&export_id)?)
+        }
+        args::Backup::Verify(v) => verify(c, v),
+    }
+}
+
+/// The whole id behind a beginning of it or `latest`.
+fn resolve(c: &Context, which: &args::Which) -> Result<String> {
+    Ok(c.client.backup(which.id(), which.vm.as_deref())?.backup_id)
+}
+
+/// Names the machine by id where it looks like one, else by name.
+pub(super) fn name_vm(start: &mut StartBackup, vm: &str) {
+    if uuid::Uuid::parse_str(vm).is_ok() {
+        start.vm_id = Some(vm.to_owned());
+    } else {
+        start.vm_name = Some(vm.to_owned());
+    }
+}
+
+/// `--fail-on-full`.
+pub(super) fn check_full(wanted: bool, b: &Backup) -> Result<()> {
+    if wanted && b.requested_type != BackupType::Full && b.backup_type == BackupType::Full {
+        return Err(CliError::new(
+            3,
+            format!(
+                "a full was made instead of an {}: {}",
+                b.requested_type, b.reason
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn start(c: &Context, s: args::Start) -> Result<()> {
+    let mut disks: Vec<StartDisk> = s.disks.into_iter().map(|d| d.0).collect();
+    for l in s.changes {
+        let changes = Some(push::read_changes(&l.path)?);
+        match disks.iter_mut().find(|d| d.disk_id == l.disk) {
+            Some(disk) => disk.changes = changes,
+            None => disks.push(StartDisk {
+                disk_id: l.disk,
+                changes,
+                ..StartDisk::default()
+            }),
+        }
+    }
+    let mut body = StartBackup {
+        vm_name: None,
+        vm_id: None,
+        backup_type: s.kind,
+        repository: s.repository,
+        allow_full: s.allow_full,
+        disks: (!disks.is_empty()).then_some(disks),
+    };
+    name_vm(&mut body, &s.vm);
+    let started = c.client.start_backup(&body)?;
+    output::backup(c, &started)?;
+    check_full(s.fail_on_full, &started)
+}
+
+fn list(c: &Context, l: args::List) -> Result<()> {
+    let mut query = BackupQuery {
+        status: l.status,
+        repository: l.repository,
+        ..BackupQuery::default()
+    };
+    match l.vm {
+        Some(vm) if uuid::Uuid::parse_str(&vm).is_ok() => query.vm_id = Some(vm),
+        vm => query.vm_name = vm,
+    }
+    let mut all = BackupList {
+        backups: Vec::new(),
+        next_cursor: None,
+    };
+    let mut left = l.limit;
+    while left > 0 {
+        query.limit = Some(left.min(500));
+        let page = c.client.backups(&query)?;
+        left = left.saturating_sub(u32::try_from(page.backups.len()).unwrap_or(u32::MAX));
+        all.backups.extend(page.backups);
+        all.next_cursor.clone_from(&page.next_cursor);
+        match page.next_cursor {
+            Some(cursor) => query.cursor = Some(cursor),
+            None => break,
+        }
+    }
+    output::backups(c, &all)
+}
+
+fn complete(c: &Context, x: args::Complete) -> Result<()> {
+    let mut body = Complete::default();
+    for text in &x.disks {
+        let (n, token) = match text.split_once('=') {
+            Some((n, token)) => (n, Some(token.to_owned())),
+            None => (text.as_str(), None),
+        };
+        let disk_id = n
+            .parse()
+            .map_err(|_| CliError::new(64, format!("{text:?} is neither N nor N=TOKEN")))?;
+        body.disks.push(CompleteDisk {
+            disk_id,
+            change_id: token,
+        });
+    }
+    let id = resolve(c, &x.which)?;
+    if x.no_wait {
+        return output::backup(c, &c.client.complete_backup(&id, &body, Duration::ZERO)?);
+    }
+    // Where other disks are still to come there is nothing to wait for.
+    let mut b = c
+        .client
+        .complete_backup(&id, &body, Duration::from_secs(30))?;
+    while !b.status.is_final() && b.disks.iter().all(|d| d.complete) {
+        b = c
+            .client
+            .complete_backup(&id, &body, Duration::from_secs(30))?;
+    }
+    output::backup(c, &b)
+}
+
+fn delete(c: &Context, d: args::Delete) -> Result<()> {
+    let id = resolve(c, &d.which)?;
+    if !d.dry_run && !d.yes {
+        let plan = c.client.delete_backup(&id, d.with_dependents, true)?;
+        for item in &plan.deleted {
+            output::error_line(&format!(
+                "  {} ({})",
+                item.backup_id,
+                output::bytes(item.bytes)
+            ));
+        }
+        for warning in &plan.warnings {
+            output::error_line(&format!("  warning: {warning}"));
+        }
+        output::confirm(&format!("Delete {} restore points?", plan.deleted.len()))?;
+    }
+    output::deletion(
+        c,
+        &c.client.delete_backup(&id, d.with_dependents, d.dry_run)?,
+    )
+}
+
+fn verify(c: &Context, v: args::Verify) -> Result<()> {
+    let started = c.client.verify_backup(&resolve(c, &v.which)?)?;
+    if v.no_wait {
+        return output::job(c, &started);
+    }
+    let done = job::watch(c, &started.job_id)?;
+    output::job(c, &done)?;
+    job::ended(&done)
+}
