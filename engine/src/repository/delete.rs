@@ -17,12 +17,14 @@ use super::backup_id::BackupId;
 use super::book::VmBook;
 use super::guard::Head;
 use super::ids::{BackupKind, ChangeToken, DiskNumber, VmId};
-use super::layout::{Part, Stem, deleting_path, disk_dir, manifest_path, points_dir, state_path};
+use super::layout::{
+    Part, Stem, deleting_path, disk_dir, manifest_path, points_dir, state_path, vm_dir,
+};
 use super::manifest::{MAX_MANIFEST_BYTES, PointManifest};
 use super::points::VmPoints;
 use super::space;
 use super::store::{Inner, Repository, lock};
-use crate::storage::{Create, Directory, File, LockKind};
+use crate::storage::{Create, Directory, EntryKind, File, LockKind};
 use crate::{Error, ErrorKind, Result};
 
 /// What is to be deleted.
@@ -109,9 +111,22 @@ impl Repository {
             unlink(inner, vm, &victim.backup_id, victim.manifest.as_ref())?;
             drop(held);
         }
+        if book.writers.is_empty() {
+            remove_empty_dirs(&*inner.dir, vm);
+        }
         space::keep_reserve(&*inner.dir);
         Ok(deletion)
     }
+}
+
+/// Removes what is empty of a VM's directories; what is not, or cannot go, stays.
+fn remove_empty_dirs(dir: &dyn Directory, vm: VmId) {
+    for entry in dir.list(&vm_dir(vm)).unwrap_or_default() {
+        if entry.kind == EntryKind::Directory {
+            let _ = dir.remove_dir(&format!("{vm}/{}", entry.name));
+        }
+    }
+    let _ = dir.remove_dir(&vm_dir(vm));
 }
 
 impl Victim {
@@ -317,3 +332,6 @@ pub(super) fn unlink(
     remove(&deleting_path(vm, id))?;
     dir.sync_dir(&points_dir(vm)).map_err(io)
 }
+
+#[cfg(test)]
+mod tests;

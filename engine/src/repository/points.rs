@@ -115,6 +115,22 @@ impl VmPoints {
         bound.into_iter().collect()
     }
 
+    /// The number of a device: the one that it is bound to, here or in the caller's catalog
+    /// (`known`), else one that no device has had.
+    pub fn number_for(
+        &self,
+        device: &DeviceKey,
+        known: &[(DiskNumber, DeviceKey)],
+    ) -> Result<DiskNumber> {
+        let mut bound = self.bindings();
+        bound.extend_from_slice(known);
+        if let Some((disk, _)) = bound.iter().find(|(_, key)| key == device) {
+            return Ok(*disk);
+        }
+        let last = bound.iter().map(|(disk, _)| disk.get()).max();
+        DiskNumber::new(last.map_or(0, |last| last + 1))
+    }
+
     /// The newest sealed point of a disk.
     pub fn head(&self, disk: DiskNumber) -> Head<'_> {
         let with_disk = self.points.iter().rev().find(|p| p.disk(disk).is_some());

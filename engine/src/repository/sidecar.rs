@@ -14,7 +14,7 @@ use super::backup_id::BackupId;
 use super::ids::{
     BackupKind, ChangeToken, ContextId, DeviceKey, DiskNumber, RepositoryId, Sequence, VmId,
 };
-use super::layout::{Part, Stem};
+use super::layout::{Part, Stem, disk_dir};
 use super::sealed_json::{self, Format, hex32, moment};
 use crate::{Error, ErrorKind, Result};
 
@@ -149,6 +149,11 @@ impl DiskRecord {
     /// The common part of this disk's file names.
     pub fn stem(&self) -> Option<Stem> {
         Stem::of_image(&self.image.file)
+    }
+
+    /// Where the image lies, relative to the repository.
+    pub fn locator(&self) -> String {
+        format!("{}/{}", disk_dir(self.vm_id, self.disk), self.image.file)
     }
 
     /// The cluster size, as a type.

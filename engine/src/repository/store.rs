@@ -318,3 +318,6 @@ fn take_lease(dir: &dyn Directory, options: &RepositoryOptions) -> Result<Arc<dy
     file.write_at_blocking(0, who.as_bytes()).map_err(io)?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,6 +146,27 @@ fn what_cannot_be_read_blocks_instead_of_hiding() {
 }
 
 #[test]
+fn a5_a_device_keeps_its_number_and_a_new_one_gets_a_new_one() {
+    let vm = VmId::generate();
+    let all = view(vec![record(vm, 0, 1), record(vm, 2, 2)]);
+    let key = |k: &str| DeviceKey::parse(k).unwrap();
+    let number =
+        |k: &str, known: &[(DiskNumber, DeviceKey)]| all.number_for(&key(k), known).unwrap().get();
+    assert_eq!(number("disk-2", &[]), 2);
+    assert_eq!(number("scsi0:1", &[]), 3);
+    let known = [(disk(7), key("scsi0:1"))];
+    assert_eq!(number("scsi0:1", &known), 7);
+    assert_eq!(number("scsi0:2", &known), 8);
+    assert_eq!(
+        VmPoints::default()
+            .number_for(&key("x"), &[])
+            .unwrap()
+            .get(),
+        0
+    );
+}
+
+#[test]
 fn two_at_one_place_are_unclear() {
     let full = record(VmId::generate(), 0, 1);
     let mut twin = child(&full, 2, BackupKind::Incremental);
