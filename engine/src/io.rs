@@ -7,13 +7,34 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use crate::pool::{IoBuf, Pool, PoolConfig, SharedPool};
+use crate::uring::Uring;
 
 /// How an [`Io`] is made.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct IoConfig {
     /// The buffers of the thread.
     pub pool: PoolConfig,
+    /// Which engine to take.
+    pub engine: EngineChoice,
+    /// Submissions that one call to the kernel takes.
+    pub ring_entries: u32,
+    /// Whether to register the buffers with the ring. They count against RLIMIT_MEMLOCK; where
+    /// that is too low, all works without.
+    pub register_buffers: bool,
+}
+
+impl Default for IoConfig {
+    fn default() -> Self {
+        Self {
+            pool: PoolConfig::default(),
+            engine: EngineChoice::Auto,
+            ring_entries: 128,
+            register_buffers: true,
+        }
+    }
 }
 
 impl IoConfig {
@@ -21,8 +42,19 @@ impl IoConfig {
     pub fn small() -> Self {
         Self {
             pool: PoolConfig::small(),
+            ring_entries: 32,
+            ..Self::default()
         }
     }
+}
+
+/// The engine that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// io_uring where this machine allows it, else plain.
+    Auto,
+    /// Plain calls only.
+    Plain,
 }
 
 /// How files are read and written.
@@ -43,20 +75,72 @@ pub struct Io {
 #[derive(Debug)]
 struct Inner {
     pool: Arc<SharedPool>,
+    engine: Engine,
+    runtime: Handle,
+}
+
+/// The engine itself.
+#[derive(Debug)]
+pub(crate) enum Engine {
+    Uring(Uring),
+    Plain,
 }
 
 impl Io {
-    /// A context for this thread, inside of a tokio runtime.
+    /// A context for this thread, inside of a tokio runtime (else an error).
     pub fn new(config: IoConfig) -> io::Result<Self> {
+        let runtime = Handle::try_current().map_err(io::Error::other)?;
         let pool = SharedPool::new(&config.pool);
+        let engine = match config.engine {
+            EngineChoice::Plain => Engine::Plain,
+            EngineChoice::Auto => {
+                match Uring::start(config.ring_entries, &pool, config.register_buffers) {
+                    Ok(ring) => Engine::Uring(ring),
+                    Err(error) => {
+                        tracing::debug!(%error, "no io_uring here: going on with plain calls");
+                        Engine::Plain
+                    }
+                }
+            }
+        };
         Ok(Self {
-            inner: Rc::new(Inner { pool }),
+            inner: Rc::new(Inner {
+                pool,
+                engine,
+                runtime,
+            }),
         })
     }
 
     /// The engine in use.
     pub fn engine(&self) -> IoEngine {
-        IoEngine::Plain
+        match self.inner.engine {
+            Engine::Uring(_) => IoEngine::Uring,
+            Engine::Plain => IoEngine::Plain,
+        }
+    }
+
+    /// Whether the buffers are registered with the ring.
+    pub fn buffers_registered(&self) -> bool {
+        match &self.inner.engine {
+            Engine::Uring(ring) => ring.registered(),
+            Engine::Plain => false,
+        }
+    }
+
+    pub(crate) fn raw(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    /// Runs blocking work on a helper thread. Dropping the future does not stop it.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        match self.inner.runtime.spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(failed) => Err(io::Error::other(failed)),
+        }
     }
 
     /// A handle to the buffers for one more connection, with a quota of its own.

@@ -15,6 +15,16 @@ pub mod pool;
 pub mod repository;
 pub mod restore;
 pub mod storage;
+#[expect(
+    unsafe_code,
+    reason = "what no safe crate wraps: byte locks, handed-over sockets"
+)]
+pub mod sys;
 pub mod transfer;
+#[expect(
+    unsafe_code,
+    reason = "submissions and registered memory are raw addresses"
+)]
+mod uring;
 
 pub use error::{Error, ErrorKind, Result};

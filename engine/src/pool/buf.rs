@@ -59,13 +59,11 @@ impl IoBuf {
     }
 
     /// All of its memory, what lies behind `len` included: a multiple of [`ALIGN`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "the ring is its user"))]
     pub(crate) fn whole_mut(&mut self) -> &mut [u8] {
         &mut self.mem
     }
 
     /// Bytes of [`whole_mut`](Self::whole_mut).
-    #[cfg_attr(not(test), expect(dead_code, reason = "the ring is its user"))]
     pub(crate) fn capacity(&self) -> usize {
         self.mem.len()
     }

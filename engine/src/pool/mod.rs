@@ -150,7 +150,6 @@ impl SharedPool {
     }
 
     /// Where all slots lie, for registering them with a ring: address and bytes.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the ring is its user"))]
     pub(crate) fn region(&self) -> (usize, usize) {
         self.region.span()
     }

@@ -13,6 +13,7 @@
 
 mod dir;
 mod file;
+pub mod local;
 pub mod mem;
 mod path;
 

@@ -1,0 +1,49 @@
+//! Files and directories of this machine.
+//!
+//! - [`LocalDirectory`] stays beneath its root: no links, no `..`, whatever others do meanwhile.
+//! - A file is one open file description, so QEMU's locks on it are one holder's. Where the file
+//!   system is known to do it well (ext4, XFS, block devices), it is opened for direct I/O.
+//! - With direct I/O, what is not aligned is bounced. An unaligned write reads, changes and writes
+//!   back whole units, while nothing else writes to them ([`gate`](self::gate)).
+
+mod dir;
+mod direct;
+mod engine;
+mod file;
+mod gate;
+mod plain;
+mod walk;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{CWD, OFlags, openat};
+
+pub use dir::LocalDirectory;
+use file::LocalFile;
+
+use super::{Create, File};
+
+/// Opens one file or block device by its path, which is the caller's to trust: links are followed.
+pub fn open_path(path: &Path, how: Create) -> io::Result<Arc<dyn File>> {
+    let fd = openat(CWD, path, open_flags(how), NEW_FILE)?;
+    Ok(Arc::new(LocalFile::new(fd, how != Create::OpenRead, true)?))
+}
+
+/// Owner and group of the daemon; the umask may take more away.
+const NEW_FILE: rustix::fs::Mode = rustix::fs::Mode::from_raw_mode(0o640);
+
+/// The flags for opening a file. Not blocking, so that a pipe in place of a file cannot hang us;
+/// [`LocalFile::new`] takes that back.
+fn open_flags(how: Create) -> OFlags {
+    let how = match how {
+        Create::OpenRead => OFlags::RDONLY,
+        Create::OpenWrite => OFlags::RDWR,
+        Create::New => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
+    };
+    how | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY
+}
+
+#[cfg(test)]
+mod tests;
