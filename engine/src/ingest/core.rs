@@ -76,15 +76,18 @@ impl Core {
         let range = GuestRange::new(at, len).filter(|r| r.end().get() <= self.size);
         let range = range.ok_or(NbdError::Invalid)?;
         let refusal = match self.life.begin() {
-            Ok(active) if lock(&self.coverage).has_room() => return Ok((active, range)),
+            Ok(active) if lock(&self.coverage).has_room(range) => return Ok((active, range)),
             Ok(_) => NbdError::NoMemory,
             Err(e) => e,
         };
-        let mut coverage = lock(&self.coverage);
-        match refusal {
-            NbdError::Shutdown if self.life.phase() == Phase::Frozen => coverage.refuse(range),
-            NbdError::Shutdown => {}
-            _ => coverage.fail(range),
+        if refusal == NbdError::Shutdown {
+            lock(&self.coverage).refuse(range);
+            // Thawed in between: whoever comes second takes it over.
+            if self.life.phase() == Phase::Open {
+                lock(&self.coverage).thaw();
+            }
+        } else {
+            lock(&self.coverage).fail(range);
         }
         Err(refusal)
     }

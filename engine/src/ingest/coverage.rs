@@ -9,7 +9,7 @@ use sendense_formats::{ChangeList, ClusterSize, GuestRange, RangeSet};
 const BLOCK: u64 = 1 << 15;
 const WORDS: usize = 1 << 9;
 /// Byte ranges within broken clusters that are kept at most; more is refused.
-const MAX_FRAGMENTS: usize = 1 << 19;
+const MAX_FRAGMENTS: usize = 1 << 21;
 /// Failed ranges that are kept at most; more are taken together, which only asks for more.
 const MAX_FAILED: usize = 1 << 16;
 /// Missing ranges that are looked at one by one.
@@ -87,9 +87,20 @@ impl Coverage {
         untouched
     }
 
-    /// Whether one more range may be taken in; false once too many broken clusters are kept.
-    pub(super) fn has_room(&self) -> bool {
-        self.fragments.len() + 2 <= MAX_FRAGMENTS
+    /// Whether a range may be taken in. Once too many broken clusters are kept, only what breaks
+    /// no further one.
+    pub(super) fn has_room(&self, range: GuestRange) -> bool {
+        if self.fragments.len() + 2 <= MAX_FRAGMENTS {
+            return true;
+        }
+        let mends = |at: u64| {
+            let near = GuestRange::between(at.saturating_sub(1), at.saturating_add(1));
+            at.is_multiple_of(self.cluster.bytes())
+                || at == self.size
+                || self.is_set(at >> self.cluster.bits())
+                || self.fragments.intersects(near)
+        };
+        mends(range.start().get()) && mends(range.end().get())
     }
 
     /// Bytes that were sent.

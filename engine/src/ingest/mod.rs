@@ -82,7 +82,7 @@ impl IngestOptions {
             parent: None,
             coverage: CoverageRule::Whole,
             accumulator_bytes: 64 << 20,
-            allocate_ahead: 2 << 30,
+            allocate_ahead: 1 << 30,
             label: "disk".to_owned(),
         }
     }

@@ -85,6 +85,7 @@ impl Core {
         self.write_metadata(io, seal).await?;
         // (3) Data and metadata are on stable storage before the magic is.
         self.sync(io).await?;
+        self.sound()?;
         // (4) The header cluster: from here on the file is an image.
         self.record(0, &header);
         self.put(io, 0, IoBuf::copy_of(&header)).await?;
@@ -96,8 +97,9 @@ impl Core {
         self.check(io, seal, &header).await?;
         // (7) The checksums are complete; their file is the repository's.
         let prepared = self.describe(seal.file_len());
-        sealing.prepared = Some(prepared.clone());
         self.life.enter(Phase::Sealed);
+        self.sound()?;
+        sealing.prepared = Some(prepared.clone());
         Ok(prepared)
     }
 
@@ -116,13 +118,11 @@ impl Core {
     }
 
     fn covered_or_thaw(&self) -> Result<()> {
-        let mut coverage = lock(&self.coverage);
-        let Some(missing) = coverage.missing() else {
+        let Some(missing) = lock(&self.coverage).missing() else {
             return Ok(());
         };
-        coverage.thaw();
-        drop(coverage);
         self.life.enter(Phase::Open);
+        lock(&self.coverage).thaw();
         Err(Error::new(
             ErrorKind::IncompleteCoverage {
                 missing: missing.first,
@@ -243,8 +243,11 @@ impl Core {
 
     fn describe(&self, file_len: u64) -> Prepared {
         let (counts, checksums) = {
-            let plan = lock(&self.plan);
-            (plan.writer.counts(), Arc::new(plan.checksums.clone()))
+            let mut plan = lock(&self.plan);
+            // Moved, not copied: there are many, and nothing changes any more.
+            let none = Checksums::new(self.cluster);
+            let all = std::mem::replace(&mut plan.checksums, none);
+            (plan.writer.counts(), Arc::new(all))
         };
         let progress = self.progress();
         Prepared {

@@ -263,6 +263,59 @@ fn the_end_of_a_disk_may_be_anywhere() {
     });
 }
 
+#[test]
+fn several_threads_on_the_same_clusters_leave_whole_clusters() {
+    let rig = Rig::full(32 * CLUSTER);
+    std::thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            let ingest = &rig.ingest;
+            scope.spawn(move || {
+                block_on(async {
+                    let disk = Disk::new(ingest);
+                    for i in 0..60_u64 {
+                        let first = (i * 7 + u64::from(thread) * 3) % 28;
+                        let fill = thread * 60 + u8::try_from(i).unwrap() + 1;
+                        match i % 6 {
+                            0 => disk.zero(first * CLUSTER, 4 * CLUSTER).await.unwrap(),
+                            1 => disk.flush().await.unwrap(),
+                            2 => drop(disk.read(first * CLUSTER, 200_000).await.unwrap()),
+                            _ => {
+                                let bytes = vec![fill; 3 * 65536];
+                                disk.write(first * CLUSTER, bytes).await.unwrap();
+                            }
+                        }
+                    }
+                });
+            });
+        }
+    });
+    block_on(async {
+        // Also compares every checksum with the file.
+        rig.seal().await.unwrap();
+        for cluster in rig.read_sealed().chunks(65536) {
+            assert!(cluster.iter().all(|b| *b == cluster[0]));
+        }
+    });
+}
+
+#[test]
+fn a_cancelled_backup_takes_nothing_and_seals_nothing() {
+    block_on(async {
+        let rig = Rig::full(4 * CLUSTER);
+        let disk = rig.attach();
+        disk.write(0, pattern(1, 65536)).await.unwrap();
+        rig.ingest.abort();
+        rig.ingest.drained().await;
+        assert_eq!(disk.write(0, vec![1]).await, Err(NbdError::Shutdown));
+        assert_eq!(disk.read(0, 1).await, Err(NbdError::Shutdown));
+        assert_eq!(disk.flush().await, Err(NbdError::Shutdown));
+        assert!(matches!(
+            rig.seal().await.unwrap_err().kind,
+            ErrorKind::WrongState
+        ));
+    });
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Write { at: u64, len: u64, fill: u8 },
@@ -366,18 +419,19 @@ proptest! {
         sizes in (1..24 * CLUSTER, 1..24 * CLUSTER),
         full in prop::collection::vec(op(24 * CLUSTER), 0..30),
         overlay in prop::collection::vec(op(24 * CLUSTER), 0..30),
+        bits in (prop::sample::select(&[16, 16, 18, 21][..]), 16..19_u32),
         seed: u64,
     ) {
         block_on(async {
             let clip = |ops: &[Op], size: u64| -> Vec<Op> {
                 ops.iter().filter_map(|op| clip(op, size)).collect()
             };
-            let base = Rig::slow(sizes.0, None, seed);
+            let base = Rig::slow(sizes.0, bits.0, None, seed);
             let mut model = vec![0; usize::try_from(sizes.0).unwrap()];
             play(&base, &mut model, &clip(&full, sizes.0)).await;
             base.seal().await.unwrap();
             assert!(base.read_sealed() == model);
-            let child = Rig::slow(sizes.1, Some(&base), seed);
+            let child = Rig::slow(sizes.1, bits.1, Some(&base), seed);
             model.resize(usize::try_from(sizes.1).unwrap(), 0);
             play(&child, &mut model, &clip(&overlay, sizes.1)).await;
             child.seal().await.unwrap();

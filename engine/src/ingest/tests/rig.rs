@@ -53,8 +53,9 @@ impl Rig {
     }
 
     /// A file that gives way at every step, and an accumulator that is always too small.
-    pub(super) fn slow(size: u64, base: Option<&Self>, seed: u64) -> Self {
+    pub(super) fn slow(size: u64, bits: u32, base: Option<&Self>, seed: u64) -> Self {
         Self::with(size, base, |options| {
+            options.create.cluster = ClusterSize::from_bits(bits).unwrap();
             options.accumulator_bytes = 0;
             options.file = Arc::new(Slow {
                 file: Arc::clone(&options.file),
@@ -120,7 +121,10 @@ impl Rig {
         let prepared = self.ingest.prepare(&self.io).await?;
         let bytes = self.bytes();
         assert_eq!(bytes.len() as u64, prepared.file_len);
-        let sums: Vec<u32> = bytes.chunks(65536).map(crc32fast::hash).collect();
+        let sums: Vec<u32> = bytes
+            .chunks(prepared.cluster.bytes_usize())
+            .map(crc32fast::hash)
+            .collect();
         assert_eq!(prepared.checksums.iter().collect::<Vec<_>>(), sums);
         Ok(prepared)
     }
@@ -147,6 +151,11 @@ impl Rig {
 }
 
 impl Disk {
+    /// A connection on this thread, with buffers of its own.
+    pub(super) fn new(ingest: &Ingest) -> Self {
+        Self(ingest.attach(&Io::new(IoConfig::small()).unwrap()))
+    }
+
     pub(super) async fn write(&self, at: u64, bytes: Vec<u8>) -> Result<(), NbdError> {
         self.0.write(at, IoBuf::copy_of(&bytes)).await.result
     }
