@@ -208,3 +208,6 @@ fn never_opened(end: End) -> Summary {
         counts: Counts::default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

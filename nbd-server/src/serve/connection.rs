@@ -159,8 +159,10 @@ where
                         Poll::Pending => progress |= self.gave_way.take(),
                     }
                 }
+                // What was received before the end is done before the end.
                 progress |= !self.jobs.borrow().is_empty();
-                if end.is_some() && operations.is_empty() && self.outbox.borrow().is_idle() {
+                let idle = operations.is_empty() && self.outbox.borrow().is_idle();
+                if end.is_some() && idle && !progress {
                     return Poll::Ready(());
                 }
                 if progress {

@@ -1,10 +1,12 @@
 //! Drives the sans-io handshake over a stream.
 
 use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
+use super::connection::gone;
 use super::inbox::{AHEAD, Inbox};
 use super::{End, ServeError};
 use crate::export::{Export, Exports, Peer};
@@ -59,15 +61,16 @@ where
             };
         }
         if !handshake.output().is_empty() {
-            let sent = stream.write_all(handshake.output()).await;
-            let sent = match sent {
+            let sent = match stream.write_all(handshake.output()).await {
                 Ok(()) => stream.flush().await,
                 failed => failed,
             };
             handshake.output().clear();
             // A client may hang up right behind ABORT, and often does.
-            if !matches!(step, Step::Close(Close::Aborted)) {
-                sent?;
+            if !matches!(step, Step::Close(Close::Aborted))
+                && let Err(error) = sent
+            {
+                return left(error);
             }
         }
         match (step, open) {
@@ -87,8 +90,18 @@ where
             (Step::More, _) => {}
             _ => continue,
         }
-        if poll_fn(|cx| inbox.poll_fill(cx, stream, AHEAD)).await? == 0 {
-            return Ok(Negotiated::Ended(End::HungUp));
+        match poll_fn(|cx| inbox.poll_fill(cx, stream, AHEAD)).await {
+            Ok(0) => return Ok(Negotiated::Ended(End::HungUp)),
+            Ok(_) => {}
+            Err(error) => return left(error),
         }
+    }
+}
+
+/// A peer that went away is no failure: probes of a port do that all day.
+fn left<E>(error: io::Error) -> Result<Negotiated<E>, ServeError> {
+    match gone(error.kind()) {
+        End::HungUp => Ok(Negotiated::Ended(End::HungUp)),
+        _ => Err(ServeError::Transport(error)),
     }
 }
