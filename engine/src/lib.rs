@@ -12,6 +12,7 @@ pub mod ingest;
 pub mod io;
 pub mod plane;
 pub mod pool;
+pub mod pull;
 pub mod repository;
 pub mod restore;
 pub mod storage;
@@ -26,5 +27,6 @@ pub mod transfer;
     reason = "submissions and registered memory are raw addresses"
 )]
 mod uring;
+pub mod verify;
 
 pub use error::{Error, ErrorKind, Result};

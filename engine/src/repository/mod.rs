@@ -30,7 +30,7 @@ mod space;
 mod state_log;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod text_id;
 
 pub use backup_id::BackupId;

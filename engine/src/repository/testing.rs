@@ -14,18 +14,18 @@ use crate::Result;
 use crate::chain::{Chain, ChainOptions};
 use crate::storage::{Directory, File};
 
-pub(super) const CLUSTER: ClusterSize = ClusterSize::DEFAULT;
-pub(super) const SIZE: u64 = 4 << 16;
+pub(crate) const CLUSTER: ClusterSize = ClusterSize::DEFAULT;
+pub(crate) const SIZE: u64 = 4 << 16;
 
 /// A repository with one VM.
 #[derive(Debug)]
-pub(super) struct World {
-    pub(super) repo: Repository,
-    pub(super) vm: VmId,
-    pub(super) now: Timestamp,
+pub(crate) struct World {
+    pub(crate) repo: Repository,
+    pub(crate) vm: VmId,
+    pub(crate) now: Timestamp,
 }
 
-pub(super) fn options() -> RepositoryOptions {
+pub(crate) fn options() -> RepositoryOptions {
     RepositoryOptions {
         name: "local".into(),
         software: "sendense test".into(),
@@ -36,16 +36,16 @@ pub(super) fn options() -> RepositoryOptions {
     }
 }
 
-pub(super) fn disk(number: u32) -> DiskNumber {
+pub(crate) fn disk(number: u32) -> DiskNumber {
     DiskNumber::new(number).unwrap()
 }
 
 impl World {
-    pub(super) fn new(dir: impl Directory) -> Self {
+    pub(crate) fn new(dir: impl Directory) -> Self {
         Self::over(Arc::new(dir), VmId::generate())
     }
 
-    pub(super) fn over(dir: Arc<dyn Directory>, vm: VmId) -> Self {
+    pub(crate) fn over(dir: Arc<dyn Directory>, vm: VmId) -> Self {
         Self {
             repo: Repository::open_or_create(dir, options()).unwrap(),
             vm,
@@ -54,12 +54,12 @@ impl World {
     }
 
     /// A new job's id; the clock ticks.
-    pub(super) fn job(&mut self) -> BackupId {
+    pub(crate) fn job(&mut self) -> BackupId {
         self.now += SignedDuration::from_secs(1);
         BackupId::new("web", self.now, |_| false).unwrap()
     }
 
-    pub(super) fn head(&self, number: u32) -> Option<DiskRecord> {
+    pub(crate) fn head(&self, number: u32) -> Option<DiskRecord> {
         let points = self.repo.points(self.vm).unwrap();
         match points.head(disk(number)) {
             guard::Head::At(head) => Some(head.clone()),
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// Asks for a backup of a disk, with the token that its kind needs.
-    pub(super) fn begin(&self, job: &BackupId, number: u32, kind: BackupKind) -> Result<Growing> {
+    pub(crate) fn begin(&self, job: &BackupId, number: u32, kind: BackupKind) -> Result<Growing> {
         let points = self.repo.points(self.vm)?;
         let base_token = match (points.head(disk(number)), kind) {
             (guard::Head::At(head), BackupKind::Differential) => {
@@ -96,7 +96,7 @@ impl World {
     }
 
     /// Writes an image whose cluster `at` is full of `fill`, as steps 1 to 6 would.
-    pub(super) fn prepare(&self, growing: Growing, at: u64, fill: u8) -> PreparedDisk {
+    pub(crate) fn prepare(&self, growing: Growing, at: u64, fill: u8) -> PreparedDisk {
         let (file_len, checksums) = write_image(&growing, at, fill);
         PreparedDisk {
             file_len,
@@ -115,7 +115,7 @@ impl World {
     }
 
     /// A whole backup of disk 0.
-    pub(super) fn backup(&mut self, kind: BackupKind, at: u64, fill: u8) -> Arc<RestorePoint> {
+    pub(crate) fn backup(&mut self, kind: BackupKind, at: u64, fill: u8) -> Arc<RestorePoint> {
         let job = self.job();
         let growing = self.begin(&job, 0, kind).unwrap();
         let prepared = self.prepare(growing, at, fill);
@@ -123,24 +123,24 @@ impl World {
     }
 
     /// The first byte of each cluster of a point's disk, read through its chain with checksums.
-    pub(super) fn content(&self, id: &BackupId, number: u32) -> Result<Vec<u8>> {
+    pub(crate) fn content(&self, id: &BackupId, number: u32) -> Result<Vec<u8>> {
         content(&self.repo, self.vm, id, number)
     }
 
-    pub(super) fn files(&self) -> BTreeSet<String> {
+    pub(crate) fn files(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         walk(&**self.repo.directory(), "", &mut found);
         found.retain(|path| !path.starts_with(".sendense/"));
         found
     }
 
-    pub(super) fn recover(&self, known: &[&BackupId]) -> RecoveryReport {
+    pub(crate) fn recover(&self, known: &[&BackupId]) -> RecoveryReport {
         let known = known.iter().map(|id| (*id).clone()).collect();
         self.repo.recover(&known, Duration::ZERO).unwrap()
     }
 }
 
-pub(super) fn content(repo: &Repository, vm: VmId, id: &BackupId, number: u32) -> Result<Vec<u8>> {
+pub(crate) fn content(repo: &Repository, vm: VmId, id: &BackupId, number: u32) -> Result<Vec<u8>> {
     let layers = repo.layers(vm, id, disk(number))?;
     for layer in &layers {
         layer.checksums.check_whole(&layer.record.checksums)?;

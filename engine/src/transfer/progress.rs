@@ -60,25 +60,25 @@ impl Progress {
         self.inner.cancelled.load(Ordering::Acquire)
     }
 
-    pub(super) fn begin(&self, total: u64) {
+    pub(crate) fn begin(&self, total: u64) {
         self.inner.total.store(total, Ordering::Relaxed);
     }
 
-    pub(super) fn wrote(&self, bytes: u64) {
+    pub(crate) fn wrote(&self, bytes: u64) {
         self.inner.done.fetch_add(bytes, Ordering::Relaxed);
         self.inner.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn zeroed(&self, bytes: u64) {
+    pub(crate) fn zeroed(&self, bytes: u64) {
         self.inner.done.fetch_add(bytes, Ordering::Relaxed);
         self.inner.zero.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn same(&self, bytes: u64) {
+    pub(crate) fn same(&self, bytes: u64) {
         self.inner.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.is_cancelled() {
             return Err(Error::new(ErrorKind::WrongState, "cancelled"));
         }
