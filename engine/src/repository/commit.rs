@@ -28,6 +28,7 @@ use super::points::{RestorePoint, VmPoints};
 use super::sidecar::{ChecksumsRef, Counts, DiskRecord, ImageRef};
 use super::store::{Inner, Repository, lock};
 use super::{SumSource, write_checksums};
+use crate::ingest::Prepared;
 use crate::storage::Create;
 use crate::{Error, ErrorKind, Result};
 
@@ -43,11 +44,36 @@ pub struct PreparedDisk {
     /// Bytes counted while they came in.
     pub counts: Counts,
     /// CRC-32 of every host cluster of the image.
-    pub checksums: Box<dyn SumSource>,
+    pub checksums: Arc<dyn SumSource>,
     /// What the content is called; none: `sendense:{backup_id}`.
     pub token: Option<ChangeToken>,
     /// When the disk was complete.
     pub completed_at: Timestamp,
+}
+
+impl PreparedDisk {
+    /// A disk that an ingest has received and prepared.
+    pub fn received(
+        growing: Growing,
+        prepared: Prepared,
+        token: Option<ChangeToken>,
+        completed_at: Timestamp,
+    ) -> Self {
+        Self {
+            growing,
+            file_len: prepared.file_len,
+            cluster: prepared.cluster,
+            counts: Counts {
+                transferred: prepared.transferred_bytes,
+                stored: prepared.stored_bytes,
+                zero: prepared.zero_bytes,
+                covered: prepared.covered_bytes,
+            },
+            checksums: prepared.checksums,
+            token,
+            completed_at,
+        }
+    }
 }
 
 impl Repository {

@@ -19,6 +19,8 @@ pub mod guard;
 mod ids;
 mod layers;
 mod layout;
+#[cfg(test)]
+mod local_tests;
 mod manifest;
 mod notes;
 mod points;

@@ -107,7 +107,7 @@ impl World {
                 zero: 0,
                 covered: SIZE,
             },
-            checksums: Box::new(checksums),
+            checksums: Arc::new(checksums),
             token: None,
             completed_at: self.now,
             growing,
