@@ -1,112 +1,147 @@
-//! One NBD connection: the protocol's loop between a socket and the registry.
+//! One NBD connection on its data thread: what it may open, how it ends.
 
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use sendense_nbd::export::Listed;
-use sendense_nbd::{ExportInfo, Exports, Peer, Refused, ServeConfig, ServeError, Summary, serve};
+use futures_util::FutureExt;
+use sendense_nbd::{
+    ExportInfo, Exports, Listed, Peer, Refused, ServeConfig, ServeError, Summary, TlsMode, serve,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::oneshot;
+use tokio::sync::Notify;
 use tracing::Instrument;
 
-use super::source::{AttachedExport, Source};
-use super::{ExportRegistry, Stop};
+use super::source::AttachedExport;
+use super::spawn::panic_text;
+use super::{Phase, Shared};
 use crate::io::Io;
 use crate::storage::LocalBoxFuture;
 
-/// What one connection sees of the registry; it opens at most one export in its life.
-struct View {
-    registry: Arc<ExportRegistry>,
-    io: Io,
-    /// Told once an export is open: the future that ends when the connection must be cut.
-    opened: Mutex<Option<oneshot::Sender<LocalBoxFuture<'static, ()>>>>,
-    /// Holds the slot in the registry until the connection is gone.
-    guard: Mutex<Option<sendense_nbd::registry::ConnectionGuard>>,
-}
-
-impl Exports for View {
-    type Export = AttachedExport;
-
-    async fn info(&self, name: &str, peer: &Peer) -> Result<ExportInfo, Refused> {
-        Ok(self.registry.peek(name, peer)?.info())
-    }
-
-    async fn open(&self, name: &str, peer: &Peer) -> Result<Rc<AttachedExport>, Refused> {
-        let (source, guard): (Arc<dyn Source>, _) = self.registry.connect(name, peer)?;
-        let export = source.attach(&self.io);
-        let tell = self
-            .opened
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(tell) = tell {
-            // The receiver is gone only where the whole connection is.
-            let _ = tell.send(Box::pin(guard.closed()));
-        }
-        *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
-        Ok(Rc::new(AttachedExport::new(export)))
-    }
-
-    fn list(&self, peer: &Peer) -> Option<Vec<Listed>> {
-        Some(self.registry.listed(peer))
-    }
-}
-
-/// How a connection ended, for the log.
-enum Ended {
+/// How a connection ended.
+enum Outcome {
     Served(Result<Summary, ServeError>),
-    Removed,
-    Stopped,
+    Cut(&'static str),
+    Panicked(Box<dyn Any + Send>),
 }
 
-/// Serves one connection to its end: the peer's, the export's removal, or the plane's stop.
-pub(super) async fn run<S>(
-    stream: S,
-    io: Io,
-    registry: Arc<ExportRegistry>,
-    config: ServeConfig,
-    mut stop: Stop,
-) where
+/// Serves a connection until it ends, is cut, or panics.
+pub(super) async fn run<S>(stream: S, peer: Peer, tls: TlsMode, shared: Arc<Shared>, io: Io)
+where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let span = tracing::info_span!("nbd.connection", peer.address = ?config.peer.address);
-    async move {
-        let (tell, told) = oneshot::channel::<LocalBoxFuture<'static, ()>>();
-        let view = View {
-            registry,
-            io: io.clone(),
-            opened: Mutex::new(Some(tell)),
-            guard: Mutex::new(None),
+    let span = match peer.address {
+        Some(address) => tracing::info_span!("nbd", peer = %address),
+        None => tracing::info_span!("nbd", peer = "unix"),
+    };
+    async {
+        let config = ServeConfig {
+            limits: shared.limits.clone(),
+            tls,
+            peer,
         };
-        let cut = async move {
-            match told.await {
-                Ok(closed) => closed.await,
-                Err(_) => std::future::pending().await,
+        let opener = Opener::new(Arc::clone(&shared), io.clone());
+        let mut phase = shared.phase.subscribe();
+        let serving = AssertUnwindSafe(serve(stream, io.pool(), &opener, &config)).catch_unwind();
+        let outcome = tokio::select! {
+            // Boxed: the future is large, and this is once for each connection.
+            served = Box::pin(serving) => match served {
+                Ok(served) => Outcome::Served(served),
+                Err(panic) => Outcome::Panicked(panic),
+            },
+            () = opener.closed() => Outcome::Cut("the export was removed"),
+            _ = phase.wait_for(|phase| *phase == Phase::Cutting) => {
+                Outcome::Cut("the server ends")
             }
         };
-        let ended = tokio::select! {
-            served = serve(stream, io.pool(), &view, &config) => Ended::Served(served),
-            () = cut => Ended::Removed,
-            () = stop.asked() => Ended::Stopped,
-        };
-        log(&ended);
+        log(&outcome);
     }
     .instrument(span)
     .await;
 }
 
-fn log(ended: &Ended) {
-    match ended {
-        Ended::Served(Ok(summary)) => tracing::info!(
+fn log(outcome: &Outcome) {
+    match outcome {
+        Outcome::Served(Ok(summary)) => tracing::info!(
+            end = %summary.end,
+            opened = summary.opened,
             requests = summary.counts.requests,
             errors = summary.counts.errors,
-            read.bytes = summary.counts.bytes_read,
-            written.bytes = summary.counts.bytes_written,
-            "connection ended: {}",
-            summary.end
+            read_bytes = summary.counts.bytes_read,
+            written_bytes = summary.counts.bytes_written,
+            "the connection ended"
         ),
-        Ended::Served(Err(e)) => tracing::info!("connection refused: {e}"),
-        Ended::Removed => tracing::info!("connection cut: its export was removed"),
-        Ended::Stopped => tracing::info!("connection cut: the server stops"),
+        Outcome::Served(Err(error)) => tracing::info!(%error, "no export was opened"),
+        Outcome::Cut(why) => tracing::info!(why, "the connection was cut"),
+        Outcome::Panicked(panic) => {
+            tracing::error!(
+                panic = panic_text(&**panic),
+                "the connection panicked and was cut"
+            );
+        }
+    }
+}
+
+/// What this connection may open.
+struct Opener {
+    shared: Arc<Shared>,
+    io: Io,
+    opened: Notify,
+    /// Ends when what was opened is removed the hard way.
+    cut: RefCell<Option<LocalBoxFuture<'static, ()>>>,
+}
+
+impl Opener {
+    fn new(shared: Arc<Shared>, io: Io) -> Self {
+        Self {
+            shared,
+            io,
+            opened: Notify::new(),
+            cut: RefCell::new(None),
+        }
+    }
+
+    /// Ends when the connection must be cut.
+    async fn closed(&self) {
+        loop {
+            self.opened.notified().await;
+            let cut = self.cut.borrow_mut().take();
+            if let Some(cut) = cut {
+                return cut.await;
+            }
+        }
+    }
+
+    fn serving(&self) -> Result<(), Refused> {
+        match self.shared.phase() {
+            Phase::Serving => Ok(()),
+            _ => Err(Refused::Shutdown("the server is shutting down".into())),
+        }
+    }
+}
+
+impl Exports for Opener {
+    type Export = AttachedExport;
+
+    async fn info(&self, name: &str, peer: &Peer) -> Result<ExportInfo, Refused> {
+        self.serving()?;
+        Ok(self.shared.registry.peek(name, peer)?.info())
+    }
+
+    async fn open(&self, name: &str, peer: &Peer) -> Result<Rc<AttachedExport>, Refused> {
+        self.serving()?;
+        let (source, guard) = self.shared.registry.connect(name, peer)?;
+        *self.cut.borrow_mut() = Some(Box::pin(guard.closed()));
+        self.opened.notify_one();
+        Ok(Rc::new(AttachedExport::guarded(
+            source.attach(&self.io),
+            guard,
+        )))
+    }
+
+    fn list(&self, peer: &Peer) -> Option<Vec<Listed>> {
+        Some(self.shared.registry.listed(peer))
     }
 }

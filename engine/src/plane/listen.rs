@@ -1,157 +1,222 @@
-//! Listeners: accept, count against the limit, hand the socket to the next thread.
+//! Listening sockets: accept on one thread, hand over to all in turn.
 
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixListener as StdUnixListener;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sendense_nbd::{Limits, Peer, ServeConfig, TlsMode};
+use rustix::net::sockopt;
+use sendense_nbd::{Peer, TlsMode};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::connection;
-use super::{Shared, Stop};
+use super::{Counted, Phase, Plane, Shared, connection};
 
-/// How a listener treats its peers.
+/// How long accepting rests when the system is out of descriptors or memory.
+const REST: Duration = Duration::from_millis(100);
+
+/// What holds for the connections of one listener.
 #[derive(Debug, Clone, Default)]
 pub struct ListenerPolicy {
-    /// Whether TLS is required.
+    /// Whether TLS is spoken.
     pub tls: TlsMode,
-    /// What one connection may cost.
-    pub limits: Limits,
 }
 
-/// After a failed accept (out of descriptors, mostly): how long to leave the queue alone.
-const PAUSE: Duration = Duration::from_millis(100);
-
-/// Binds a unix socket with mode 0660. What lies at `path` is replaced only where it is a socket
-/// that nobody listens on any more.
-///
-/// # Errors
-/// `AddrInUse` where somebody does, or where `path` is something else.
-pub fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
-    let bound = StdUnixListener::bind(path).or_else(|e| {
-        // A file that is no socket refuses a connection too: look at what it is first.
-        let stale = e.kind() == io::ErrorKind::AddrInUse
-            && std::fs::symlink_metadata(path)?.file_type().is_socket()
-            && std::os::unix::net::UnixStream::connect(path)
-                .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-        if !stale {
-            return Err(e);
-        }
-        std::fs::remove_file(path)?;
-        StdUnixListener::bind(path)
-    })?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(bound)
+/// A listener that runs. Dropping it stops listening; its connections stay.
+#[derive(Debug)]
+pub struct ListenerHandle {
+    policy: Arc<Mutex<ListenerPolicy>>,
+    address: Option<SocketAddr>,
+    /// Dropping it ends the accept loop.
+    _open: watch::Sender<()>,
 }
 
-/// A socket on its way to the thread that will serve it.
+impl ListenerHandle {
+    /// The address of a TCP listener, with the port that was found for port 0.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Lets connections from now on follow another policy (certificates renewed, for example).
+    pub fn set_policy(&self, policy: ListenerPolicy) {
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+}
+
+/// Either kind of listening socket, inside of a runtime.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection on its way from the accepting thread to its own.
 enum Socket {
     Tcp(std::net::TcpStream, SocketAddr),
-    Unix(std::os::unix::net::UnixStream),
+    Unix(StdUnixStream),
 }
 
-pub(super) async fn accept_tcp(
-    listener: std::net::TcpListener,
-    policy: ListenerPolicy,
-    shared: Arc<Shared>,
-    mut stop: Stop,
-) {
-    let Some(listener) = ready(
-        listener
-            .set_nonblocking(true)
-            .and_then(|()| TcpListener::from_std(listener)),
-    ) else {
-        return;
-    };
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.asked() => return,
-        };
-        match accepted.and_then(|(s, a)| Ok((s.into_std()?, a))) {
-            Ok((stream, address)) => hand_over(&shared, &policy, Socket::Tcp(stream, address)),
-            Err(e) => pause(&e).await,
-        }
-    }
-}
-
-pub(super) async fn accept_unix(
-    listener: StdUnixListener,
-    policy: ListenerPolicy,
-    shared: Arc<Shared>,
-    mut stop: Stop,
-) {
-    let Some(listener) = ready(
-        listener
-            .set_nonblocking(true)
-            .and_then(|()| UnixListener::from_std(listener)),
-    ) else {
-        return;
-    };
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.asked() => return,
-        };
-        match accepted.and_then(|(s, _)| s.into_std()) {
-            Ok(stream) => hand_over(&shared, &policy, Socket::Unix(stream)),
-            Err(e) => pause(&e).await,
-        }
-    }
-}
-
-fn ready<T>(listener: io::Result<T>) -> Option<T> {
-    listener
-        .map_err(|e| tracing::error!("a listener cannot be used: {e}"))
-        .ok()
-}
-
-async fn pause(e: &io::Error) {
-    tracing::warn!("a connection could not be accepted: {e}");
-    tokio::time::sleep(PAUSE).await;
-}
-
-/// Gives the socket to the next thread, or closes it at once where the server is full.
-fn hand_over(shared: &Arc<Shared>, policy: &ListenerPolicy, socket: Socket) {
-    let Ok(seat) = Arc::clone(&shared.seats).try_acquire_owned() else {
-        tracing::warn!(
-            limit = shared.max_connections,
-            "a connection is refused: the server is full"
-        );
-        return;
-    };
-    let registry = Arc::clone(&shared.registry);
-    let stop = shared.stop();
-    let mut config = ServeConfig {
-        limits: policy.limits.clone(),
-        tls: policy.tls.clone(),
-        peer: Peer::default(),
-    };
-    let given = shared.give(Box::new(move |io| {
-        Box::pin(async move {
-            let _seat = seat;
-            match socket {
-                Socket::Tcp(stream, address) => {
-                    config.peer.address = Some(address);
-                    let stream =
-                        TcpStream::from_std(stream).and_then(|s| s.set_nodelay(true).map(|()| s));
-                    match stream {
-                        Ok(s) => connection::run(s, io, registry, config, stop).await,
-                        Err(e) => tracing::warn!("a connection is lost: {e}"),
-                    }
-                }
-                Socket::Unix(stream) => match UnixStream::from_std(stream) {
-                    Ok(s) => connection::run(s, io, registry, config, stop).await,
-                    Err(e) => tracing::warn!("a connection is lost: {e}"),
-                },
+impl Listener {
+    async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                // A peer that vanished without a word gives its slot back some day.
+                sockopt::set_socket_keepalive(&stream, true)?;
+                Ok(Socket::Tcp(stream.into_std()?, address))
             }
-        })
-    }));
-    if !given {
-        tracing::warn!("a connection is refused: the server stops");
+            Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0.into_std()?)),
+        }
     }
+}
+
+impl Plane {
+    /// Serves NBD on a listening TCP socket.
+    pub fn listen_tcp(
+        &self,
+        listener: std::net::TcpListener,
+        policy: ListenerPolicy,
+    ) -> io::Result<ListenerHandle> {
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let make = move || TcpListener::from_std(listener).map(Listener::Tcp);
+        self.listen(make, policy, Some(address))
+    }
+
+    /// Serves NBD on a listening unix socket; see [`bind_unix`].
+    pub fn listen_unix(
+        &self,
+        listener: StdUnixListener,
+        policy: ListenerPolicy,
+    ) -> io::Result<ListenerHandle> {
+        listener.set_nonblocking(true)?;
+        self.listen(
+            move || UnixListener::from_std(listener).map(Listener::Unix),
+            policy,
+            None,
+        )
+    }
+
+    fn listen(
+        &self,
+        make: impl FnOnce() -> io::Result<Listener> + Send + 'static,
+        policy: ListenerPolicy,
+        address: Option<SocketAddr>,
+    ) -> io::Result<ListenerHandle> {
+        let policy = Arc::new(Mutex::new(policy));
+        let (open, closed) = watch::channel(());
+        let thread = self.shared.a_thread().ok_or(io::ErrorKind::NotConnected)?;
+        let (shared, current) = (Arc::clone(&self.shared), Arc::clone(&policy));
+        thread.run(move |_io| {
+            Box::pin(async move {
+                match make() {
+                    Ok(listener) => accept_all(listener, current, closed, shared).await,
+                    Err(error) => tracing::error!(%error, "a listening socket cannot be used"),
+                }
+            })
+        });
+        Ok(ListenerHandle {
+            policy,
+            address,
+            _open: open,
+        })
+    }
+}
+
+async fn accept_all(
+    listener: Listener,
+    policy: Arc<Mutex<ListenerPolicy>>,
+    mut closed: watch::Receiver<()>,
+    shared: Arc<Shared>,
+) {
+    let mut phase = shared.phase.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Only ever an error: the sender is gone.
+            _ = closed.changed() => return,
+            _ = phase.wait_for(|phase| *phase > Phase::Serving) => return,
+        };
+        match accepted {
+            Ok(socket) => {
+                let policy = policy
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                hand_over(socket, policy, &shared);
+            }
+            Err(error) => {
+                // The peer has gone again, or we are out of something: neither ends the listener.
+                tracing::warn!(%error, "a connection cannot be accepted");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+fn hand_over(socket: Socket, policy: ListenerPolicy, shared: &Arc<Shared>) {
+    let Ok(seat) = Arc::clone(&shared.seats).try_acquire_owned() else {
+        let limit = shared.max_connections;
+        tracing::warn!(limit, "a connection is refused: all of them are in use");
+        return;
+    };
+    let Some(thread) = shared.a_thread() else {
+        return;
+    };
+    let counted = Counted::new(shared, |shared| &shared.connections);
+    let shared = Arc::clone(shared);
+    thread.run(move |io| Box::pin(serve(socket, policy, shared, io, (seat, counted))));
+}
+
+async fn serve(
+    socket: Socket,
+    policy: ListenerPolicy,
+    shared: Arc<Shared>,
+    io: crate::io::Io,
+    _held: (OwnedSemaphorePermit, Counted),
+) {
+    let failed = match socket {
+        Socket::Tcp(stream, address) => match TcpStream::from_std(stream) {
+            Ok(stream) => {
+                let peer = Peer {
+                    address: Some(address),
+                    ..Peer::default()
+                };
+                return connection::run(stream, peer, policy.tls, shared, io).await;
+            }
+            Err(error) => error,
+        },
+        Socket::Unix(stream) => match UnixStream::from_std(stream) {
+            Ok(stream) => {
+                return connection::run(stream, Peer::default(), policy.tls, shared, io).await;
+            }
+            Err(error) => error,
+        },
+    };
+    tracing::warn!(error = %failed, "an accepted connection cannot be used");
+}
+
+/// Binds a unix socket with mode 0660. A socket file that nobody listens on any more is replaced;
+/// anything else in that place is `AddrInUse`.
+pub fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
+    let listener = match StdUnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+            fs::remove_file(path)?;
+            StdUnixListener::bind(path)?
+        }
+        other => other?,
+    };
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    is_socket
+        && StdUnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

@@ -1,211 +1,263 @@
-//! The data plane: a few threads that move bytes, the listeners, and the exports they serve.
+//! The data plane: a few threads that serve NBD connections and run whatever moves bytes.
 //!
-//! Each thread is single-threaded inside; a connection stays on the thread that was given it.
-//! Nothing depends on which: a [`Source`] is shared by all. A panic in one connection cuts that
-//! connection and nothing else.
+//! ```text
+//!   listeners ──accept──> thread 1: tokio current_thread + LocalSet + Io ──> connections, spawned work
+//!                    └──> thread 2: ...                                       (each stays on its thread)
+//! ```
+//! A connection is one task, with a quota of its thread's buffers; what it opens comes from the one
+//! registry. A panic ends the task that it is in, nothing else. What is over a limit is refused at
+//! once and logged. Names of exports may be capabilities: none is logged here.
 
 mod connection;
 mod listen;
 mod source;
-mod worker;
+mod spawn;
+mod thread;
 
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use sendense_nbd::Limits;
 use sendense_nbd::registry::Registry;
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Semaphore, oneshot, watch};
-
-pub use listen::{ListenerPolicy, bind_unix};
-pub use source::{AttachedExport, DynExport, Source};
-use worker::{Task, Worker};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
 
 use crate::io::{Io, IoConfig, IoEngine};
+pub use listen::{ListenerHandle, ListenerPolicy, bind_unix};
+pub use source::{AttachedExport, DynExport, Source};
+pub use spawn::{SpawnError, Spawned};
+use thread::Thread;
 
-/// The exports that the data plane serves.
+/// The exports of a plane.
 pub type ExportRegistry = Registry<Arc<dyn Source>>;
 
-/// How a [`Plane`] is made.
+/// How a plane is made.
 #[derive(Debug, Clone)]
 pub struct PlaneConfig {
-    /// Threads that move bytes, at least one.
+    /// Data threads, at least 1.
     pub threads: usize,
-    /// What each of them does I/O with.
+    /// The buffers and the engine of each.
     pub io: IoConfig,
-    /// Connections at a time, over all listeners; one more is closed at once.
+    /// NBD connections at a time, over all listeners.
     pub max_connections: usize,
+    /// What one connection may cost.
+    pub limits: Limits,
 }
 
 impl Default for PlaneConfig {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            threads: cores.min(8),
+            threads: cores.clamp(1, 4),
             io: IoConfig::default(),
-            max_connections: 512,
+            max_connections: 256,
+            limits: Limits::default(),
         }
     }
 }
 
-/// Ends when the plane is asked to stop.
-#[derive(Debug, Clone)]
-struct Stop(watch::Receiver<bool>);
-
-impl Stop {
-    async fn asked(&mut self) {
-        // A plane that is gone has stopped.
-        let _ = self.0.wait_for(|stop| *stop).await;
-    }
+/// Where the plane is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Open for all.
+    Serving,
+    /// No new connections, exports or work; what runs goes on.
+    Closing,
+    /// Connections are cut.
+    Cutting,
 }
 
-/// What listeners and callers share.
-#[derive(Debug)]
+/// What threads, listeners and the handle share.
 struct Shared {
     registry: Arc<ExportRegistry>,
-    /// Emptied at the stop, so that the threads see their last sender go.
-    threads: Mutex<Vec<UnboundedSender<Task>>>,
-    next: AtomicUsize,
+    limits: Limits,
+    /// A permit for each connection that may still come.
     seats: Arc<Semaphore>,
     max_connections: usize,
-    stop: watch::Sender<bool>,
+    connections: watch::Sender<usize>,
+    /// Spawned work that has not ended.
+    work: watch::Sender<usize>,
+    phase: watch::Sender<Phase>,
+    threads: Vec<thread::Sender>,
+    next: AtomicUsize,
 }
 
 impl Shared {
-    fn stop(&self) -> Stop {
-        Stop(self.stop.subscribe())
+    fn phase(&self) -> Phase {
+        *self.phase.borrow()
     }
 
-    /// Gives a task to the next thread; `false` where the plane has stopped.
-    fn give(&self, task: Task) -> bool {
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = self.next.fetch_add(1, Ordering::Relaxed);
-        let thread = next.checked_rem(threads.len()).and_then(|i| threads.get(i));
-        thread.is_some_and(|t| t.send(task).is_ok())
-    }
-
-    /// Says that the end has come; running work is not waited for.
-    fn ask_to_stop(&self) {
-        self.stop.send_replace(true);
-        self.threads
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+    /// The next thread in turn.
+    fn a_thread(&self) -> Option<&thread::Sender> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        self.threads.get(turn.checked_rem(self.threads.len())?)
     }
 }
 
-/// The work was given up: the plane stopped, or the work itself panicked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the data plane gave up the work: it stops, or the work failed badly")]
-pub struct GivenUp;
+/// Counts itself while it lives.
+struct Counted {
+    shared: Arc<Shared>,
+    counter: fn(&Shared) -> &watch::Sender<usize>,
+}
 
-/// The running data plane. Dropping it stops it without waiting; [`shutdown`](Self::shutdown)
-/// waits.
+impl Counted {
+    fn new(shared: &Arc<Shared>, counter: fn(&Shared) -> &watch::Sender<usize>) -> Self {
+        counter(shared).send_modify(|count| *count += 1);
+        Self {
+            shared: Arc::clone(shared),
+            counter,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.counter)(&self.shared).send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+/// The data plane. Dropping it cuts what runs and waits for the threads to end;
+/// [`shutdown`](Self::shutdown) is the gentle way.
 pub struct Plane {
     shared: Arc<Shared>,
-    workers: Mutex<Vec<Worker>>,
-    engine: IoEngine,
+    threads: Mutex<Vec<Thread>>,
+    engines: Vec<IoEngine>,
+    buffers_registered: bool,
 }
 
 impl fmt::Debug for Plane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Plane")
-            .field("engine", &self.engine)
-            .field("registry", &self.shared.registry)
+            .field("engines", &self.engines)
+            .field("connections", &self.connections())
             .finish_non_exhaustive()
     }
 }
 
 impl Plane {
-    /// Starts the threads. Nothing listens yet.
+    /// Starts the threads.
     ///
     /// # Errors
-    /// Where a thread cannot be made, or cannot set up its runtime or its I/O.
+    /// Where a thread, its runtime or its buffers cannot be made.
     pub fn start(config: PlaneConfig) -> io::Result<Self> {
-        let mut workers = Vec::new();
-        for index in 0..config.threads.max(1) {
-            workers.push(Worker::start(index, config.io.clone())?);
-        }
-        let engine = workers.first().map_or(IoEngine::Plain, Worker::engine);
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
+        let mut threads = Vec::new();
+        for number in 0..config.threads.max(1) {
+            threads.push(Thread::start(number, config.io.clone())?);
+        }
+        let ready: Vec<_> = threads
+            .iter()
+            .map(Thread::ready)
+            .collect::<io::Result<_>>()?;
+        let engines: Vec<IoEngine> = ready.iter().map(|ready| ready.engine).collect();
+        let buffers_registered = ready.iter().all(|ready| ready.buffers_registered);
+        if engines.contains(&IoEngine::Plain) {
+            tracing::warn!(
+                "io_uring is not to be had: files are read and written on helper threads"
+            );
+        } else if !buffers_registered && config.io.register_buffers {
+            tracing::warn!(
+                "I/O buffers are not registered with the kernel, which costs some speed: \
+                 raise the limit of locked memory (RLIMIT_MEMLOCK, LimitMEMLOCK=)"
+            );
+        }
+        let shared = Arc::new(Shared {
+            registry: Arc::new(Registry::new()),
+            limits: config.limits,
+            seats: Arc::new(Semaphore::new(max_connections)),
+            max_connections,
+            connections: watch::Sender::new(0),
+            work: watch::Sender::new(0),
+            phase: watch::Sender::new(Phase::Serving),
+            threads: threads.iter().map(Thread::sender).collect(),
+            next: AtomicUsize::new(0),
+        });
         Ok(Self {
-            shared: Arc::new(Shared {
-                registry: Arc::new(ExportRegistry::new()),
-                threads: Mutex::new(workers.iter().map(Worker::sender).collect()),
-                next: AtomicUsize::new(0),
-                seats: Arc::new(Semaphore::new(max_connections)),
-                max_connections,
-                stop: watch::Sender::new(false),
-            }),
-            workers: Mutex::new(workers),
-            engine,
+            shared,
+            threads: Mutex::new(threads),
+            engines,
+            buffers_registered,
         })
     }
 
-    /// The exports.
+    /// The exports that connections may open.
     pub fn registry(&self) -> &Arc<ExportRegistry> {
         &self.shared.registry
     }
 
-    /// How files are read and written here.
-    pub fn engine(&self) -> IoEngine {
-        self.engine
+    /// How files are read and written, per thread.
+    pub fn engines(&self) -> &[IoEngine] {
+        &self.engines
     }
 
-    /// Serves a bound TCP socket until the stop.
-    pub fn listen_tcp(&self, listener: std::net::TcpListener, policy: ListenerPolicy) {
-        let (shared, stop) = (Arc::clone(&self.shared), self.shared.stop());
-        self.shared.give(Box::new(move |_| {
-            Box::pin(listen::accept_tcp(listener, policy, shared, stop))
-        }));
+    /// Whether every thread's buffers are registered with its ring.
+    pub fn buffers_registered(&self) -> bool {
+        self.buffers_registered
     }
 
-    /// Serves a bound unix socket until the stop; [`bind_unix`] makes one.
-    pub fn listen_unix(&self, listener: std::os::unix::net::UnixListener, policy: ListenerPolicy) {
-        let (shared, stop) = (Arc::clone(&self.shared), self.shared.stop());
-        self.shared.give(Box::new(move |_| {
-            Box::pin(listen::accept_unix(listener, policy, shared, stop))
-        }));
+    /// NBD connections open now.
+    pub fn connections(&self) -> usize {
+        *self.shared.connections.borrow()
     }
 
-    /// Runs `work` on one of the threads, with its [`Io`]. The future that comes back may be
-    /// awaited anywhere; dropping it does not end the work.
-    pub fn spawn<F, W, T>(
-        &self,
-        work: F,
-    ) -> impl Future<Output = Result<T, GivenUp>> + Send + use<F, W, T>
+    /// Runs a future on a data thread, with that thread's [`Io`]; it need not be `Send`, only what
+    /// makes it and what it gives. It runs to its end whether or not the result is waited for.
+    pub fn spawn<F, Fut, T>(&self, work: F) -> Spawned<T>
     where
-        F: FnOnce(Io) -> W + Send + 'static,
-        W: Future<Output = T> + 'static,
+        F: FnOnce(Io) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + 'static,
         T: Send + 'static,
     {
-        let (tell, told) = oneshot::channel();
-        self.shared.give(Box::new(move |io| {
-            Box::pin(async move {
-                let done = work(io).await;
-                // Whoever asked may have gone.
-                let _ = tell.send(done);
-            })
-        }));
-        async move { told.await.map_err(|_| GivenUp) }
+        let (spawned, result) = spawn::pair();
+        if self.shared.phase() == Phase::Serving
+            && let Some(thread) = self.shared.a_thread()
+        {
+            let counted = Counted::new(&self.shared, |shared| &shared.work);
+            thread.run(move |io| Box::pin(spawn::run(work, io, result, counted)));
+        }
+        spawned
     }
 
-    /// Stops listening, cuts the connections, waits for spawned work and ends the threads. Blocks.
-    pub fn shutdown(&self) {
-        self.shared.ask_to_stop();
-        let workers =
-            std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
-        for worker in workers {
-            worker.join();
+    /// Stops listening and refuses new exports, gives connections and spawned work `grace` to end,
+    /// then cuts them, and waits for the threads.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.raise(Phase::Closing);
+        let deadline = Instant::now() + grace;
+        for counter in [&self.shared.connections, &self.shared.work] {
+            let mut count = counter.subscribe();
+            let ended = count.wait_for(|count| *count == 0);
+            if timeout_at(deadline, ended).await.is_err() {
+                tracing::warn!("connections or work did not end in time and are cut");
+            }
         }
+        self.raise(Phase::Cutting);
+        let threads = self.take_threads();
+        let joined = tokio::task::spawn_blocking(move || drop(threads)).await;
+        if joined.is_err() {
+            tracing::error!("the data threads did not end cleanly");
+        }
+    }
+
+    fn raise(&self, phase: Phase) {
+        self.shared.phase.send_if_modified(|now| {
+            let rises = *now < phase;
+            *now = phase.max(*now);
+            rises
+        });
+    }
+
+    fn take_threads(&self) -> Vec<Thread> {
+        std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        self.shared.ask_to_stop();
+        self.raise(Phase::Cutting);
+        drop(self.take_threads());
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::rc::Rc;
 
+use sendense_nbd::registry::ConnectionGuard;
 use sendense_nbd::{Done, Export, ExportInfo, NbdError, StatusExtent, ZeroFlags};
 
 use crate::io::Io;
@@ -55,20 +56,34 @@ pub trait DynExport: 'static {
 }
 
 /// An attached source as the NBD session sees it.
-#[derive(Clone)]
-pub struct AttachedExport(Rc<dyn DynExport>);
+pub struct AttachedExport {
+    export: Rc<dyn DynExport>,
+    /// Its place among the export's connections, where it came from a registry.
+    _guard: Option<ConnectionGuard>,
+}
 
 impl AttachedExport {
     /// Wraps what [`Source::attach`] gave.
     pub fn new(export: Rc<dyn DynExport>) -> Self {
-        Self(export)
+        Self {
+            export,
+            _guard: None,
+        }
+    }
+
+    /// The same, holding its place in the registry.
+    pub fn guarded(export: Rc<dyn DynExport>, guard: ConnectionGuard) -> Self {
+        Self {
+            export,
+            _guard: Some(guard),
+        }
     }
 }
 
 impl fmt::Debug for AttachedExport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("AttachedExport")
-            .field(self.0.info())
+            .field(self.export.info())
             .finish()
     }
 }
@@ -77,27 +92,27 @@ impl Export for AttachedExport {
     type Buf = IoBuf;
 
     fn info(&self) -> &ExportInfo {
-        self.0.info()
+        self.export.info()
     }
 
     async fn read(&self, at: u64, buf: IoBuf) -> Done<IoBuf> {
-        self.0.read(at, buf).await
+        self.export.read(at, buf).await
     }
 
     async fn write(&self, at: u64, buf: IoBuf) -> Done<IoBuf> {
-        self.0.write(at, buf).await
+        self.export.write(at, buf).await
     }
 
     async fn write_zeroes(&self, at: u64, len: u64, flags: ZeroFlags) -> Result<(), NbdError> {
-        self.0.write_zeroes(at, len, flags).await
+        self.export.write_zeroes(at, len, flags).await
     }
 
     async fn trim(&self, at: u64, len: u64) -> Result<(), NbdError> {
-        self.0.trim(at, len).await
+        self.export.trim(at, len).await
     }
 
     async fn flush(&self) -> Result<(), NbdError> {
-        self.0.flush().await
+        self.export.flush().await
     }
 
     async fn block_status(
@@ -107,6 +122,8 @@ impl Export for AttachedExport {
         len: u64,
         max_extents: usize,
     ) -> Result<Vec<StatusExtent>, NbdError> {
-        self.0.block_status(context, at, len, max_extents).await
+        self.export
+            .block_status(context, at, len, max_extents)
+            .await
     }
 }

@@ -1,6 +1,5 @@
 //! Socket activation: listening sockets that a supervisor opened and hands over from descriptor 3
-//! on. The values of `LISTEN_PID` and `LISTEN_FDS` are passed in; nothing is read from the
-//! environment here.
+//! on. Which they are, [`sendense_nbd::activation`] reads from the supervisor's variables.
 
 use std::io;
 use std::net::TcpListener;
@@ -9,12 +8,7 @@ use std::os::unix::net::UnixListener;
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{AddressFamily, sockopt};
-
-/// The first descriptor that is handed over.
-const FIRST: i32 = 3;
-
-/// More than this nobody hands over on purpose.
-const MAX: i32 = 64;
+use sendense_nbd::activation::Activated;
 
 /// A listening socket that was handed over.
 #[derive(Debug)]
@@ -25,32 +19,20 @@ pub enum Inherited {
     Unix(UnixListener),
 }
 
-/// Takes over the sockets that are meant for process `me`: none where `listen_pid` names another,
-/// or `listen_fds` is missing. Each is close-on-exec from then on; a second call is refused.
-pub fn take_over(
-    me: u32,
-    listen_pid: Option<&str>,
-    listen_fds: Option<&str>,
-) -> io::Result<Vec<Inherited>> {
-    let refuse = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
-    let (Some(pid), Some(count)) = (listen_pid, listen_fds) else {
-        return Ok(Vec::new());
-    };
-    let pid: u32 = pid
-        .parse()
-        .map_err(|_| refuse(format!("LISTEN_PID is {pid:?}, no number")))?;
-    if pid != me {
-        return Ok(Vec::new());
-    }
-    let count: i32 = count
-        .parse()
-        .ok()
-        .filter(|count| (0..=MAX).contains(count))
-        .ok_or_else(|| refuse(format!("LISTEN_FDS is {count:?}, not a number up to {MAX}")))?;
-    (FIRST..FIRST + count).map(take_one).collect()
+/// Takes over the sockets that the variables name
+/// ([`sendense_nbd::activation::handed_over`]). Each is close-on-exec from then on; a second call is
+/// refused.
+pub fn take_over(sockets: &[Activated]) -> io::Result<Vec<(String, Inherited)>> {
+    sockets
+        .iter()
+        .map(|socket| Ok((socket.name.clone(), take_one(socket.fd)?)))
+        .collect()
 }
 
 fn take_one(number: i32) -> io::Result<Inherited> {
+    if number < 3 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     check(number)?;
     // JUSTIFICATION: an inherited descriptor is only known by its number.
     // SAFETY: `check` has seen that it is open and survived the exec that started us, which every
@@ -85,15 +67,47 @@ fn check(number: i32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsRawFd, IntoRawFd};
+
     use super::*;
 
     #[test]
-    fn values_for_others_or_without_sense_are_not_taken() {
-        assert!(take_over(7, None, Some("1")).unwrap().is_empty());
-        assert!(take_over(7, Some("8"), Some("1")).unwrap().is_empty());
-        assert!(take_over(7, Some("7"), Some("0")).unwrap().is_empty());
-        for (pid, fds) in [("x", "1"), ("7", "-1"), ("7", "65"), ("7", "")] {
-            assert!(take_over(7, Some(pid), Some(fds)).is_err());
-        }
+    fn what_is_not_open_or_our_own_is_not_taken() {
+        let activated = |fd| {
+            [Activated {
+                fd,
+                name: "nbd".to_owned(),
+            }]
+        };
+        assert!(take_over(&[]).unwrap().is_empty());
+        assert!(take_over(&activated(900)).is_err());
+        assert!(take_over(&activated(-7)).is_err());
+        let ours = TcpListener::bind("127.0.0.1:0").unwrap();
+        let refused = take_over(&activated(ours.as_raw_fd())).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_listening_socket_is_taken_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // As it would be behind an exec: open, and not close-on-exec.
+        let handed = rustix::io::dup(&listener).unwrap();
+        let number = handed.into_raw_fd();
+        let activated = [Activated {
+            fd: number,
+            name: "nbd".to_owned(),
+        }];
+        let taken = take_over(&activated).unwrap();
+        assert!(matches!(&taken[..], [(name, Inherited::Tcp(_))] if name == "nbd"));
+        assert!(take_over(&activated).is_err());
+        let (file, _) = (std::fs::File::open("/dev/null").unwrap(), taken);
+        let number = rustix::io::dup(&file).unwrap().into_raw_fd();
+        assert!(
+            take_over(&[Activated {
+                fd: number,
+                name: String::new()
+            }])
+            .is_err()
+        );
     }
 }
