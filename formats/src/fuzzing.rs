@@ -4,6 +4,7 @@
 //! Each takes any bytes, must not panic for another reason than a broken promise asserted here,
 //! and takes time and memory in proportion to its input.
 
+use crate::changes::{ChangeList, Page, Pager, ParseLimits};
 use crate::qcow2::{
     self, Header, Image, Mapping, OpenPolicy, ReadAt, TableAt, Target, check, decompress,
     repair_leaks,
@@ -107,4 +108,62 @@ fn unpack(bytes: &[u8], image: &Image, mapping: &Mapping) -> bool {
         let _ = decompress(image.header().compression, &packed, &mut cluster);
     }
     true
+}
+
+/// Takes the bytes as a change list in JSON, and as pages of a hypervisor's answer.
+///
+/// Promises: a list stays inside of its disk, sorted and merged; a pager gives a list out only after
+/// pages that cover the disk.
+#[expect(
+    clippy::missing_panics_doc,
+    reason = "a panic is what the fuzzer looks for"
+)]
+pub fn fuzz_changes(bytes: &[u8]) {
+    const DISK: u64 = 1 << 16;
+    let sound = |list: &ChangeList| {
+        let apart = |w: &[GuestRange]| match w {
+            [a, b] => a.end() < b.start(),
+            _ => true,
+        };
+        list.check_within(DISK).is_ok() && list.ranges().windows(2).all(apart)
+    };
+    let limits = ParseLimits {
+        max_extents: 100,
+        ..ParseLimits::default()
+    };
+    if let Ok(list) = ChangeList::parse_json(bytes, DISK, limits) {
+        assert!(sound(&list), "a list that is not sound");
+        assert!(sound(&list.align_out(512).clip(DISK)), "aligned badly");
+    }
+    // Pages: an extent count, a start and a length, then that many offsets and lengths.
+    let mut words = bytes.chunks_exact(2).map(|w| match w {
+        [a, b] => u64::from(u16::from_be_bytes([*a, *b])),
+        _ => 0,
+    });
+    let mut pager = Pager::new(DISK);
+    let mut spoken = 0;
+    while let (Some(count), Some(start), Some(length)) = (words.next(), words.next(), words.next())
+    {
+        let mut extents = Vec::new();
+        for _ in 0..count % 8 {
+            extents.extend(words.next().zip(words.next()));
+        }
+        let page = Page {
+            start,
+            length: length + (length & 1),
+            extents,
+        };
+        spoken += page.length;
+        if pager.give(page).is_err() {
+            assert_eq!(pager.next_start(), None, "a refused page was forgiven");
+            assert!(pager.finish().is_err(), "a list from a refused page");
+            return;
+        }
+        assert_eq!(pager.covered(), spoken, "bytes that no page spoke about");
+    }
+    let whole = pager.next_start().is_none();
+    match pager.finish() {
+        Ok(list) => assert!(whole && spoken == DISK && sound(&list), "a list too early"),
+        Err(_) => assert!(!whole, "a whole answer was refused"),
+    }
 }

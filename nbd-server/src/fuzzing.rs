@@ -1,5 +1,7 @@
 //! Bodies of the fuzz targets: library functions, so that the ordinary test run replays them.
 
+#[cfg(feature = "client")]
+pub use crate::client::fuzzing::{fuzz_client_handshake, fuzz_client_session, fuzz_uri};
 use crate::export::{ExportInfo, Listed, Refused};
 use crate::handshake::{Agreed, Handshake, ReplyMode, Step, TlsState};
 use crate::limits::Limits;

@@ -22,6 +22,7 @@ mod connect;
 mod coverage;
 mod driver;
 mod error;
+pub(crate) mod fuzzing;
 mod handshake;
 mod info;
 mod pool;

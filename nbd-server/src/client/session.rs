@@ -168,6 +168,11 @@ impl<T> Session<T> {
         self.pending.drain().map(|(_, p)| p.tag).collect()
     }
 
+    /// Whether what comes next begins a reply or a chunk.
+    pub(crate) fn at_header(&self) -> bool {
+        matches!(self.expect, Expect::Header)
+    }
+
     /// What to receive next.
     pub(crate) fn want(&self) -> Result<Want> {
         let header = wire::SIMPLE_REPLY_LEN;

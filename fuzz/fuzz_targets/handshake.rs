@@ -1,0 +1,4 @@
+//! Explores the target `handshake`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| sendense_fuzz::run("handshake", bytes));
