@@ -8,11 +8,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::marker::PhantomData;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::export::{Listed, Peer, Refused};
+use crate::export::{Export, ExportInfo, Exports as Offers, Listed, Peer, Refused};
 use crate::wire::{MAX_STRING, text};
 
 /// Prefixes of the names that the daemon itself makes; declared exports may not use them.
@@ -402,6 +404,40 @@ impl<T> Removed<T> {
         let mut connections = self.usage.connections.subscribe();
         // The sender lives in `self`, so this cannot fail.
         let _ = connections.wait_for(|count| *count == 0).await;
+    }
+}
+
+/// Gives nothing to anybody, with a reason: what a server beyond its limit of connections serves,
+/// so that the client hears why instead of waiting.
+#[derive(Debug, Clone)]
+pub struct RefuseAll<X> {
+    reason: Refused,
+    would_be: PhantomData<fn() -> X>,
+}
+
+impl<X> RefuseAll<X> {
+    /// Refuses with this.
+    pub const fn new(reason: Refused) -> Self {
+        Self {
+            reason,
+            would_be: PhantomData,
+        }
+    }
+}
+
+impl<X: Export> Offers for RefuseAll<X> {
+    type Export = X;
+
+    async fn info(&self, _name: &str, _peer: &Peer) -> Result<ExportInfo, Refused> {
+        Err(self.reason.clone())
+    }
+
+    async fn open(&self, _name: &str, _peer: &Peer) -> Result<Rc<X>, Refused> {
+        Err(self.reason.clone())
+    }
+
+    fn list(&self, _peer: &Peer) -> Option<Vec<Listed>> {
+        None
     }
 }
 

@@ -75,8 +75,10 @@ impl Handshake {
             let entry = list_entry(clipped(&export.name), description);
             option_reply(&mut self.out, opt::LIST, rep::SERVER, &entry);
         }
-        // A client may well ask for each one that it was shown.
-        self.options = self.options.saturating_add(exports.len().saturating_mul(8));
+        // A client may well ask for each one that it was shown, once.
+        if !std::mem::replace(&mut self.listed, true) {
+            self.options = self.options.saturating_add(exports.len().saturating_mul(8));
+        }
         self.acknowledge(opt::LIST);
         Step::Next
     }

@@ -27,7 +27,7 @@ use crate::limits::Limits;
 use crate::session::{Call, Command, Session};
 
 /// Rounds of one poll; then other connections of the thread get their turn.
-const ROUNDS: usize = 32;
+const ROUNDS: usize = 16;
 /// For the goodbye of the transport.
 const GOODBYE: Duration = Duration::from_secs(2);
 

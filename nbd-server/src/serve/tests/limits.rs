@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::*;
+use crate::registry::RefuseAll;
 use crate::wire::{cmd, cmd_flags};
 
 #[tokio::test(start_paused = true)]
@@ -187,4 +188,24 @@ async fn unread_small_replies_hold_receiving_back() {
     assert_eq!(end.unwrap().end, End::SendStalled);
     // The pipe takes 256 KiB, the outbox as much again; each reply is longer than its request.
     assert!(sent < 40_000, "{sent}");
+}
+
+/// A server beyond its limit answers at once and says which limit.
+#[tokio::test]
+async fn a_server_that_is_full_says_so() {
+    let (ours, theirs) = duplex(4096);
+    let reason = "the server is full: all of its 64 connections are in use";
+    let full = RefuseAll::<Spy>::new(Refused::Policy(reason.into()));
+    let cfg = ServeConfig::default();
+    let client = async |mut raw: Raw| {
+        raw.hello().await;
+        assert_eq!(raw.ends(opt::LIST, b"").await, rep::ERR_POLICY);
+        let told = raw.option(opt::GO, &go_data("good", &[])).await;
+        assert_eq!(told, [(rep::ERR_POLICY, reason.as_bytes().to_vec())]);
+    };
+    let (end, ()) = tokio::join!(
+        serve(ours, FewPool::new(1), &full, &cfg),
+        client(Raw(theirs))
+    );
+    assert!(!end.unwrap().opened);
 }

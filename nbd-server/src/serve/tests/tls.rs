@@ -2,7 +2,10 @@
 
 use std::io::Write as _;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -37,10 +40,26 @@ impl Authority {
             params
                 .subject_alt_names
                 .push(SanType::Rfc822Name(format!("{who}@x").try_into().unwrap()));
+            params.serial_number = Some(SerialNumber::from(if who == "client" { 7 } else { 8 }));
             let certificate = params.signed_by(&key, &ca).unwrap();
             put(&format!("{who}-cert.pem"), &certificate.pem());
             put(&format!("{who}-key.pem"), &key.serialize_pem());
         }
+        let revoked = RevokedCertParams {
+            serial_number: SerialNumber::from(7),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2999, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        put("revoked.pem", &list.signed_by(&ca).unwrap().pem().unwrap());
         Self { dir }
     }
 
@@ -180,7 +199,15 @@ async fn client_certificates_are_demanded_and_their_names_told() {
         },
     )
     .await;
-    let connector = authority.connector(false);
+    refused(&authority, false).await;
+    let list = authority.dir.path().join("revoked.pem");
+    std::fs::copy(list, authority.dir.path().join("ca-crl.pem")).unwrap();
+    refused(&authority, true).await;
+}
+
+/// A client without a certificate, or with a revoked one, gets no further than TLS.
+async fn refused(authority: &Authority, certificate: bool) {
+    let connector = authority.connector(certificate);
     let (end, ()) = run(
         authority.serve(ClientCertificates::Required),
         async |mut raw| {
