@@ -3,7 +3,7 @@
 //! A view without I/O. Invariant: nothing here follows a name; parents are found by id, and a
 //! lineage is given out only where each step fits the next (disk, device, token, order, file).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::backup_id::BackupId;
@@ -63,7 +63,10 @@ pub struct DiskChain {
 /// All that is sealed of one VM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VmPoints {
+    /// In order.
     points: Vec<Arc<RestorePoint>>,
+    /// The place in `points`.
+    index: HashMap<BackupId, usize>,
     damaged: Vec<DamagedPoint>,
 }
 
@@ -74,7 +77,13 @@ impl VmPoints {
             let order = a.manifest.sequence.cmp(&b.manifest.sequence);
             order.then_with(|| a.id().cmp(b.id()))
         });
-        Self { points, damaged }
+        let index = points.iter().enumerate();
+        let index = index.map(|(at, point)| (point.id().clone(), at)).collect();
+        Self {
+            points,
+            index,
+            damaged,
+        }
     }
 
     /// The points, oldest first.
@@ -89,7 +98,7 @@ impl VmPoints {
 
     /// One point; a damaged one says what is wrong with it.
     pub fn get(&self, id: &BackupId) -> Result<&Arc<RestorePoint>> {
-        if let Some(point) = self.points.iter().find(|p| p.id() == id) {
+        if let Some(point) = self.index.get(id).and_then(|at| self.points.get(*at)) {
             return Ok(point);
         }
         Err(match self.damaged.iter().find(|d| d.backup_id == *id) {
@@ -217,9 +226,20 @@ impl VmPoints {
             _ => None,
         };
         let mut chains: BTreeMap<Sequence, Vec<Arc<DiskRecord>>> = BTreeMap::new();
+        // A parent comes before its children, so one pass knows which full each goes back to.
+        let mut full_of: HashMap<&BackupId, Sequence> = HashMap::new();
         for record in self.of_disk(disk) {
-            if let Ok(full) = self.full_of(record) {
-                let members = chains.entry(full.sequence).or_default();
+            let full = match &record.parent {
+                None => Some(record.sequence),
+                Some(link) => self
+                    .record(&link.backup_id, disk)
+                    .ok()
+                    .filter(|parent| misfit(record, parent).is_none())
+                    .and_then(|parent| full_of.get(&parent.backup_id).copied()),
+            };
+            if let Some(full) = full {
+                full_of.insert(&record.backup_id, full);
+                let members = chains.entry(full).or_default();
                 members.push(Arc::clone(record));
             }
         }

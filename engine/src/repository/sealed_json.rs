@@ -37,17 +37,15 @@ const DIGITS: usize = 8;
 
 /// A document, one member per line.
 pub(super) fn encode<T: Serialize>(format: Format, body: &T) -> Result<Vec<u8>> {
-    let object = with_head(format, body)?;
-    let mut text = serde_json::to_string_pretty(&object).map_err(cannot_encode)?;
-    let keep = text.trim_end_matches(['\n', '}']).trim_end().len();
-    text.truncate(keep);
+    let mut text = serde_json::to_string_pretty(&headed(format, body)).map_err(cannot_encode)?;
+    // The closing brace on its line: the checksum comes before it.
+    text.truncate(text.strip_suffix("\n}").map_or(text.len(), str::len));
     Ok(seal(text, &DOCUMENT))
 }
 
 /// A record on one line, for logs that only grow.
 pub(super) fn encode_line<T: Serialize>(format: Format, body: &T) -> Result<Vec<u8>> {
-    let object = with_head(format, body)?;
-    let mut text = serde_json::to_string(&object).map_err(cannot_encode)?;
+    let mut text = serde_json::to_string(&headed(format, body)).map_err(cannot_encode)?;
     text.pop(); // the closing brace
     Ok(seal(text, &LINE))
 }
@@ -70,20 +68,21 @@ fn cannot_encode(e: serde_json::Error) -> Error {
     Error::with(ErrorKind::Invalid, "a record cannot be written as JSON", e)
 }
 
-fn with_head<T: Serialize>(format: Format, body: &T) -> Result<Value> {
-    #[derive(Serialize)]
-    struct Headed<'a, T> {
-        format: &'static str,
-        version: u32,
-        #[serde(flatten)]
-        body: &'a T,
-    }
-    serde_json::to_value(Headed {
+/// A body behind the name and version of its format.
+#[derive(Serialize)]
+struct Headed<'a, T> {
+    format: &'static str,
+    version: u32,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+fn headed<T: Serialize>(format: Format, body: &T) -> Headed<'_, T> {
+    Headed {
         format: format.name,
         version: format.version,
         body,
-    })
-    .map_err(cannot_encode)
+    }
 }
 
 fn seal(mut text: String, tail: &Tail) -> Vec<u8> {
@@ -201,7 +200,7 @@ mod tests {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Body {
         size: u64,
-        nested: Vec<Option<String>>,
+        texts: Vec<Option<String>>,
         #[serde(flatten)]
         unknown: serde_json::Map<String, Value>,
     }
@@ -209,8 +208,13 @@ mod tests {
     fn body() -> Body {
         Body {
             size: u64::MAX,
-            nested: vec![None, Some("}\n\"crc32\"".into())],
-            unknown: [("later".to_owned(), Value::from(7))].into_iter().collect(),
+            texts: vec![None, Some("}\n\"crc32\"".into())],
+            unknown: [
+                ("later".to_owned(), Value::from(7)),
+                ("nested".to_owned(), serde_json::json!({"a": {"b": {}}})),
+            ]
+            .into_iter()
+            .collect(),
         }
     }
 
