@@ -88,7 +88,8 @@ impl Core {
         let unfinished = self.life.unfinished();
         let mut result = self.fill(io, cluster, &mut buf, &gaps).await;
         if result.is_ok() {
-            result = self.store(io, cluster, 1, buf, 0).await.1;
+            let (_, stored) = self.store(io, cluster, 1, buf, 0).await;
+            result = stored.map(drop);
         }
         unfinished.done();
         self.held.remove(cluster..cluster + 1);

@@ -1,5 +1,6 @@
 //! One disk as a byte array against everything that can happen to it.
 
+mod durable;
 mod rig;
 
 use proptest::prelude::*;

@@ -68,17 +68,18 @@ impl Core {
         }
         let skip = usize::try_from(head_end - at).unwrap_or(usize::MAX);
         let turn = self.gate.enter(first, last - first, Mode::Alone).await;
-        let done = self.store(io, first, last - first, buf, skip).await;
-        if done.1.is_ok() {
+        let (buf, stored) = self.store(io, first, last - first, buf, skip).await;
+        let stored = stored.map(|zero| {
             // What was held of these clusters is older; a flush may wait for it until now.
             self.held.remove(first..last);
-        }
+            self.count(&self.counters.zero, zero * self.cluster.bytes());
+        });
         drop(turn);
-        done
+        (buf, stored)
     }
 
     /// Stores whole clusters that lie in `buf` from `skip` on, with their turn: zeroes in the
-    /// plan, data in the file, and visible only when it is there.
+    /// plan, data in the file, and visible only when it is there. Tells how many are zero.
     pub(super) async fn store(
         &self,
         io: &Io,
@@ -86,7 +87,7 @@ impl Core {
         count: u64,
         buf: IoBuf,
         skip: usize,
-    ) -> (IoBuf, Result<(), NbdError>) {
+    ) -> (IoBuf, Result<u64, NbdError>) {
         if let Err(e) = self.life.healthy() {
             return (buf, Err(e));
         }
@@ -108,9 +109,8 @@ impl Core {
         };
         let data = batch.sums.len() as u64;
         let zero = sums.len() as u64 - data;
-        self.count(&self.counters.zero, zero * self.cluster.bytes());
         if batch.runs.is_empty() {
-            return (buf, Ok(()));
+            return (buf, Ok(zero));
         }
         self.ahead.data_ends_at(data_end, &self.file);
         let unfinished = self.life.unfinished();
@@ -126,7 +126,8 @@ impl Core {
             return (buf, Err(e));
         }
         self.count(&self.counters.written, data * self.cluster.bytes());
-        (buf, settled.map_err(|e| self.plan_failed(&e)))
+        let settled = settled.map_err(|e| self.plan_failed(&e));
+        (buf, settled.map(|()| zero))
     }
 }
 

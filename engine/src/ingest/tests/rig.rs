@@ -32,10 +32,13 @@ pub(super) fn pattern(fill: u8, len: usize) -> Vec<u8> {
     (0..len).map(byte).collect()
 }
 
+fn io() -> Io {
+    Io::new(IoConfig::small()).unwrap()
+}
+
 pub(super) struct Rig {
     pub(super) directory: MemDirectory,
     pub(super) ingest: Arc<Ingest>,
-    io: Io,
     file: Arc<dyn File>,
     below: Vec<Arc<dyn File>>,
 }
@@ -92,7 +95,6 @@ impl Rig {
         Self {
             directory,
             ingest: Ingest::create(options).unwrap(),
-            io: Io::new(IoConfig::small()).unwrap(),
             file,
             below,
         }
@@ -114,11 +116,11 @@ impl Rig {
     }
 
     pub(super) fn attach(&self) -> Disk {
-        Disk(self.ingest.attach(&self.io))
+        Disk::new(&self.ingest)
     }
 
     pub(super) async fn seal(&self) -> crate::Result<Prepared> {
-        let prepared = self.ingest.prepare(&self.io).await?;
+        let prepared = self.ingest.prepare(&io()).await?;
         let bytes = self.bytes();
         assert_eq!(bytes.len() as u64, prepared.file_len);
         let sums: Vec<u32> = bytes
@@ -153,7 +155,7 @@ impl Rig {
 impl Disk {
     /// A connection on this thread, with buffers of its own.
     pub(super) fn new(ingest: &Ingest) -> Self {
-        Self(ingest.attach(&Io::new(IoConfig::small()).unwrap()))
+        Self(ingest.attach(&io()))
     }
 
     pub(super) async fn write(&self, at: u64, bytes: Vec<u8>) -> Result<(), NbdError> {
