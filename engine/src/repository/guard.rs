@@ -215,7 +215,10 @@ impl Refusal {
     fn cured_by_full(&self) -> bool {
         matches!(
             self,
-            Self::BaseTokenMismatch { .. } | Self::NoParent { .. } | Self::UnclearHead { .. }
+            Self::BaseTokenMismatch { .. }
+                | Self::NoParent { .. }
+                | Self::UnclearHead { .. }
+                | Self::OtherRepository { .. }
         )
     }
 }

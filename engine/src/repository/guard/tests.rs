@@ -111,15 +111,19 @@ fn a3_another_repository_or_another_vm_of_that_name_is_no_parent() {
     let refusal = decide(&request, &elsewhere).unwrap_err();
     assert_eq!(refusal.code(), "no_parent");
 
-    // A point that was sealed in another repository and copied here by hand.
+    // A point that was sealed in another repository and copied here by hand: a full may follow.
     let history = History {
         repository: request.repository,
         ..w.history()
     };
-    assert_eq!(
-        decide(&request, &history).unwrap_err().code(),
-        "other_repository"
-    );
+    let refusal = decide(&request, &history).unwrap_err();
+    assert_eq!(refusal.code(), "other_repository");
+    request.allow_full = true;
+    let decision = decide(&request, &history).unwrap();
+    assert_eq!((decision.kind, decision.parent), (BackupKind::Full, None));
+    // But nothing goes into a repository that was not asked for.
+    let refusal = decide(&request, &w.history()).unwrap_err();
+    assert_eq!(refusal.code(), "other_repository");
 
     let mut twin = w.request(BackupKind::Incremental, Some(&w.incr.token));
     twin.vm = VmId::generate();
