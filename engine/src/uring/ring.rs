@@ -72,9 +72,9 @@ impl Ring {
         self.registered.is_some()
     }
 
-    /// Whether no job is under way.
+    /// Whether nothing is under way that could still end.
     pub(super) fn idle(&self) -> bool {
-        self.in_kernel == 0 && self.queue.is_empty()
+        self.broken.is_some() || self.in_kernel == 0 && self.queue.is_empty()
     }
 
     /// Takes a job in and returns its key. With `stopped` it fails at once.
@@ -106,6 +106,11 @@ impl Ring {
     pub(super) fn poll(&mut self, key: usize, waker: &Waker) -> Option<(IoBuf, io::Result<()>)> {
         let slot = self.jobs.get_mut(key)?;
         let job = slot.as_mut()?;
+        if let Some(errno) = self.broken.filter(|_| !job.ended()) {
+            // It may never end. What the kernel still has stays here; the waiter gets another.
+            job.orphan = true;
+            return Some((IoBuf::heap(0), Err(io::Error::from_raw_os_error(errno))));
+        }
         if !job.ended() {
             match &mut job.waker {
                 Some(known) => known.clone_from(waker),
@@ -209,6 +214,12 @@ impl Ring {
         for ticket in unfetched.into_iter().chain(std::mem::take(&mut self.queue)) {
             self.fail(ticket, io::Error::from_raw_os_error(errno), wake, ended);
         }
+        wake.extend(
+            self.jobs
+                .iter_mut()
+                .flatten()
+                .filter_map(|job| job.waker.take()),
+        );
     }
 
     fn fail(
