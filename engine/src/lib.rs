@@ -4,6 +4,7 @@
 //! and `sys` only.
 #![deny(unsafe_code)]
 
+pub mod allow;
 pub mod chain;
 pub mod declared;
 pub mod error;

@@ -5,6 +5,9 @@
 //! operator allowed its very path. Formats come from the image's own header, never from content;
 //! a backing file without a stated format is refused. Loops and depth are bounded.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -116,13 +119,13 @@ fn backing(
         Some(other) => {
             return Err(denied(
                 layer,
-                format!("backing format `{}`", other.escape_debug()),
+                &format!("backing format `{}`", other.escape_debug()),
             ));
         }
         None => {
             return Err(denied(
                 layer,
-                "a backing file without a stated format, which we never guess".into(),
+                "a backing file without a stated format, which is never guessed",
             ));
         }
     };
@@ -147,25 +150,33 @@ fn backing(
     let full = tidy(&base.join(name));
     if let Follow::Allow(allowed) = follow
         && !name.split('/').next().is_some_and(|s| s.contains(':'))
-        && allowed.iter().any(|a| full.starts_with(tidy(a)))
+        && allowed
+            .iter()
+            .any(|a| absolute(&full).starts_with(absolute(a)))
     {
         return Ok(Some((Step::Named(full), format)));
     }
     let shown: String = name.chars().take(200).collect();
     Err(denied(
         layer,
-        format!(
+        &format!(
             "the backing file `{}`, which is not allowed",
             shown.escape_debug()
         ),
     ))
 }
 
-fn denied(layer: &Layer, what: String) -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        format!("{}: names {what}", layer.name()),
-    )
+fn denied(layer: &Layer, what: &str) -> Error {
+    let why = sendense_formats::Error::new(
+        sendense_formats::ErrorKind::Denied,
+        format!("the image names {what}"),
+    );
+    Error::with(ErrorKind::Unsupported, layer.name(), why)
+}
+
+/// For comparing what the operator wrote in one way with what he wrote in another.
+fn absolute(path: &Path) -> PathBuf {
+    tidy(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
 }
 
 fn directory(path: &Path) -> PathBuf {

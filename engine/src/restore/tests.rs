@@ -64,7 +64,7 @@ fn a_file_gets_its_name_when_it_is_whole() {
             FileFormat::Qcow2(_) => LayerSource::qcow2(file, "disk"),
         };
         let chain = Chain::open([layer], ChainOptions::default()).unwrap();
-        let mut back = vec![1; usize::try_from(chain.size()).unwrap()];
+        let mut back = vec![1; disk().len()];
         chain.read_blocking(0, &mut back).unwrap();
         assert!(back == disk());
         let e = run(to(&directory, format, false), &progress).unwrap_err();

@@ -31,6 +31,20 @@ pub fn open_path(path: &Path, how: Create) -> io::Result<Arc<dyn File>> {
     Ok(Arc::new(LocalFile::new(fd, how != Create::OpenRead, true)?))
 }
 
+/// Opens one file or block device beneath `root`, as [`LocalDirectory`] does: no link is followed
+/// behind the root, and nothing leads outside.
+pub fn open_beneath(root: &Path, path: &str, how: Create) -> io::Result<Arc<dyn File>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, root, flags, rustix::fs::Mode::empty())?;
+    let mode = if how == Create::New {
+        NEW_FILE
+    } else {
+        rustix::fs::Mode::empty()
+    };
+    let fd = walk::open(&root, path, open_flags(how), mode)?;
+    Ok(Arc::new(LocalFile::new(fd, how != Create::OpenRead, true)?))
+}
+
 /// Owner and group of the daemon; the umask may take more away.
 const NEW_FILE: rustix::fs::Mode = rustix::fs::Mode::from_raw_mode(0o640);
 

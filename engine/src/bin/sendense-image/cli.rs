@@ -1,0 +1,164 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Looks into QCOW2 and raw disk images: what they are, whether they are sound, where their bytes
+/// lie, whether two hold the same disk; and converts them. Needs no daemon.
+#[derive(Debug, Parser)]
+#[command(name = "sendense-image", version, about)]
+pub(crate) struct Cli {
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Human)]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Human,
+    /// One JSON document.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Tell what an image is.
+    Info(InfoArgs),
+    /// Check an image: 0 sound, 2 corrupt, 3 leaked clusters only.
+    Check(CheckArgs),
+    /// Tell where each byte of the disk lies.
+    Map(MapArgs),
+    /// Compare two disks: 0 same, 1 different, 2 not comparable.
+    Compare(CompareArgs),
+    /// Write a disk into a new file of another format; a chain becomes one file.
+    Convert(ConvertArgs),
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The disk as it is.
+    Raw,
+    /// QEMU's image format.
+    Qcow2,
+}
+
+/// How an image and what stands behind it are opened.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OpenArgs {
+    /// The format of FILE. Not given: QCOW2 where the file begins with its magic, else raw.
+    #[arg(short = 'f', long = "format", value_enum)]
+    pub(crate) format: Option<Format>,
+    #[command(flatten)]
+    pub(crate) chain: ChainArgs,
+}
+
+/// Which backing files are followed, and whether others may write meanwhile.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ChainArgs {
+    /// Whether the backing file that an image names is followed.
+    #[arg(long, value_enum, default_value_t = Backing::Beneath)]
+    pub(crate) backing: Backing,
+    /// Follow backing files at or beneath this path too. May come several times.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) allow_backing: Vec<PathBuf>,
+    /// Read even where another process writes; what is told may then be wrong.
+    #[arg(short = 'U', long)]
+    pub(crate) force_share: bool,
+}
+
+/// Which backing files are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backing {
+    /// Relative names that stay beneath the image's directory.
+    Beneath,
+    /// None: what the image does not hold itself reads as zero.
+    None,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct InfoArgs {
+    /// The image.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+    /// Tell about the backing files too.
+    #[arg(long)]
+    pub(crate) backing_chain: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CheckArgs {
+    /// The image.
+    pub(crate) file: PathBuf,
+    /// The format of FILE. Not given: QCOW2 where the file begins with its magic, else raw.
+    #[arg(short = 'f', long = "format", value_enum)]
+    pub(crate) format: Option<Format>,
+    /// Check even where another process writes; what is told may then be wrong.
+    #[arg(short = 'U', long, conflicts_with = "repair")]
+    pub(crate) force_share: bool,
+    /// Repair; writes to the image.
+    #[arg(short = 'r', long, value_enum, value_name = "WHAT")]
+    pub(crate) repair: Option<Repair>,
+}
+
+/// What is repaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Repair {
+    /// Give back clusters that nothing uses.
+    Leaks,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MapArgs {
+    /// The image.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CompareArgs {
+    /// The first image.
+    pub(crate) first: PathBuf,
+    /// The second image.
+    pub(crate) second: PathBuf,
+    /// The format of the first image. Not given: QCOW2 by its magic, else raw.
+    #[arg(short = 'f', long, value_enum)]
+    pub(crate) first_format: Option<Format>,
+    /// The format of the second image. Not given: QCOW2 by its magic, else raw.
+    #[arg(short = 'F', long, value_enum)]
+    pub(crate) second_format: Option<Format>,
+    #[command(flatten)]
+    pub(crate) chain: ChainArgs,
+    /// Different sizes are a difference, even where the longer disk only goes on with zeroes.
+    #[arg(short = 's', long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConvertArgs {
+    /// The image.
+    pub(crate) source: PathBuf,
+    /// The new file, or a block device.
+    pub(crate) target: PathBuf,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+    /// The format of the new file.
+    #[arg(short = 'O', long, value_enum, default_value_t = Format::Raw)]
+    pub(crate) to: Format,
+    /// The cluster size of a new QCOW2 file in bytes: 65536 to 2097152, a power of two.
+    #[arg(long, default_value_t = 65536)]
+    pub(crate) cluster_size: u64,
+    /// Replace TARGET where it exists; needed for a block device.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Tell the progress on standard error.
+    #[arg(short = 'p', long)]
+    pub(crate) progress: bool,
+}
