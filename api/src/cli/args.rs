@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::examples;
 use super::spec::{DiskPath, DiskSize, DiskSpec, DiskText};
 use crate::types::{BackupType, ImageFormat};
 
@@ -69,6 +70,7 @@ impl Which {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::START)]
 pub(super) struct Start {
     /// The machine, by name or id
     #[arg(long)]
@@ -95,6 +97,7 @@ pub(super) struct Start {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::PUSH)]
 pub(super) struct Push {
     /// The machine, by name or id
     #[arg(long)]
@@ -108,9 +111,13 @@ pub(super) struct Push {
     /// The changed extents of a disk, as JSON: N=FILE
     #[arg(long, value_name = "N=FILE")]
     pub(super) changes: Vec<DiskPath>,
-    /// What the changes are relative to: N=TOKEN; the newest point's own token where it is left
-    /// out and the daemon made that token
-    #[arg(long, value_name = "N=TOKEN")]
+    /// What the changes are relative to: N=TOKEN. May be left out where the daemon made the token
+    /// of the point that this one builds on
+    #[arg(
+        long = "base-change-id",
+        visible_alias = "base",
+        value_name = "N=TOKEN"
+    )]
     pub(super) base: Vec<DiskText>,
     /// What the point becomes: N=TOKEN
     #[arg(long, value_name = "N=TOKEN")]
@@ -133,6 +140,7 @@ pub(super) struct Push {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::LIST)]
 pub(super) struct List {
     /// One machine, by name or id
     #[arg(long)]
@@ -149,18 +157,23 @@ pub(super) struct List {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::COMPLETE)]
 pub(super) struct Complete {
     #[command(flatten)]
     pub(super) which: Which,
     /// A disk, and the change token that it becomes: N or N=TOKEN; all disks where none is given
     #[arg(long = "disk", value_name = "N[=TOKEN]")]
     pub(super) disks: Vec<String>,
+    /// Wait for the seal; it is what happens anyway
+    #[arg(long, overrides_with = "no_wait")]
+    wait: bool,
     /// Do not wait for the seal
-    #[arg(long)]
+    #[arg(long, overrides_with = "wait")]
     pub(super) no_wait: bool,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::DELETE)]
 pub(super) struct Delete {
     #[command(flatten)]
     pub(super) which: Which,
@@ -177,6 +190,7 @@ pub(super) struct Delete {
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("where").required(true).args(["to", "target"]))]
+#[command(after_help = examples::RESTORE)]
 pub(super) struct Restore {
     #[command(flatten)]
     pub(super) which: Which,
@@ -192,10 +206,10 @@ pub(super) struct Restore {
     /// raw or qcow2, with --target
     #[arg(long = "as", default_value = "raw", value_parser = image_format, requires = "target")]
     pub(super) image_format: ImageFormat,
-    /// Write over what is there
-    #[arg(long)]
+    /// Write over what is there: an existing file, or a block device
+    #[arg(long, visible_alias = "force")]
     pub(super) overwrite: bool,
-    /// Do not ask before writing over something
+    /// Do not ask before writing over something, even on a terminal
     #[arg(long, short)]
     pub(super) yes: bool,
     /// Only say what would be written
@@ -215,6 +229,7 @@ fn image_format(text: &str) -> Result<ImageFormat, String> {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::EXPORT)]
 pub(super) struct Export {
     #[command(flatten)]
     pub(super) which: Which,
@@ -227,6 +242,7 @@ pub(super) struct Export {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::VERIFY)]
 pub(super) struct Verify {
     #[command(flatten)]
     pub(super) which: Which,
@@ -282,6 +298,15 @@ pub(super) enum Job {
         /// Its id
         job_id: String,
     },
+}
+
+/// `sendense-ctl exports ...`.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(super) enum Exports {
+    /// List the declared exports
+    List,
+    /// Read the files again and apply what changed; a bad file changes nothing
+    Reload,
 }
 
 /// `sendense-ctl repo ...`.

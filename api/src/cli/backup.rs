@@ -5,19 +5,28 @@ use std::time::Duration;
 use super::{CliError, Context, Result, args, job, output, push, restore};
 use crate::client::BackupQuery;
 use crate::types::{
-    Backup, BackupList, BackupType, Complete, CompleteDisk, RestoreExportRequest, StartBackup,
-    StartDisk,
+    Backup, BackupList, BackupType, Complete, CompleteDisk, JobStatus, RestoreExportRequest,
+    StartBackup, StartDisk,
 };
+
+/// That one call waits for the seal.
+const WAIT: Duration = Duration::from_secs(30);
 
 pub(super) fn run(c: &Context, verb: args::Backup) -> Result<()> {
     match verb {
         args::Backup::Start(s) => start(c, s),
         args::Backup::Push(p) => push::run(c, p),
         args::Backup::List(l) => list(c, l),
-        args::Backup::Show(w) => output::backup(c, &c.client.backup(w.id(), w.vm.as_deref())?),
-        args::Backup::Chain { vm } => output::chains(c, &c.client.chain(&vm)?),
+        args::Backup::Show(w) => {
+            let b = c.client.backup(w.id(), w.vm.as_deref())?;
+            output::show(c, &b, output::backup)
+        }
+        args::Backup::Chain { vm } => output::show(c, &c.client.chain(&vm)?, output::chains),
         args::Backup::Complete(x) => complete(c, x),
-        args::Backup::Cancel(w) => output::backup(c, &c.client.cancel_backup(&resolve(c, &w)?)?),
+        args::Backup::Cancel(w) => {
+            let b = c.client.cancel_backup(&resolve(c, &w)?)?;
+            output::show(c, &b, output::backup)
+        }
         args::Backup::Delete(d) => delete(c, d),
         args::Backup::Restore(r) => restore::run(c, r),
         args::Backup::Export(e) => {
@@ -26,11 +35,14 @@ pub(super) fn run(c: &Context, verb: args::Backup) -> Result<()> {
                 disk_id: e.disk,
                 ttl_seconds: e.ttl,
             })?;
-            output::export(c, &export)
+            output::show(c, &export, output::restore_export)
         }
-        args::Backup::Exports => output::exports(c, &c.client.restore_exports()?),
+        args::Backup::Exports => {
+            output::show(c, &c.client.restore_exports()?, output::restore_exports)
+        }
         args::Backup::Unexport { export_id } => {
-            output::export(c, &c.client.end_restore_export(&export_id)?)
+            let export = c.client.end_restore_export(&export_id)?;
+            output::show(c, &export, output::restore_export)
         }
         args::Backup::Verify(v) => verify(c, v),
     }
@@ -66,8 +78,15 @@ pub(super) fn check_full(wanted: bool, b: &Backup) -> Result<()> {
 
 fn start(c: &Context, s: args::Start) -> Result<()> {
     let mut disks: Vec<StartDisk> = s.disks.into_iter().map(|d| d.0).collect();
+    let mut long = Vec::new();
     for l in s.changes {
-        let changes = Some(push::read_changes(&l.path)?);
+        let list = push::read_changes(&l.path)?;
+        let changes = if list.len() <= push::INLINE_CHANGES {
+            Some(list)
+        } else {
+            long.push((l.disk, l.path));
+            None
+        };
         match disks.iter_mut().find(|d| d.disk_id == l.disk) {
             Some(disk) => disk.changes = changes,
             None => disks.push(StartDisk {
@@ -86,8 +105,15 @@ fn start(c: &Context, s: args::Start) -> Result<()> {
         disks: (!disks.is_empty()).then_some(disks),
     };
     name_vm(&mut body, &s.vm);
-    let started = c.client.start_backup(&body)?;
-    output::backup(c, &started)?;
+    let mut started = c.client.start_backup(&body)?;
+    for (disk, path) in long {
+        let told = started.disks.iter().find(|d| d.disk_id == disk);
+        if told.is_some_and(|d| d.backup_type != BackupType::Full) {
+            let sent = push::put_changes(c, &started.backup_id, disk, &path);
+            started = sent.map_err(|e| push::take_back(c, &started.backup_id, e))?;
+        }
+    }
+    output::show(c, &started, output::backup)?;
     check_full(s.fail_on_full, &started)
 }
 
@@ -107,7 +133,7 @@ fn list(c: &Context, l: args::List) -> Result<()> {
     };
     let mut left = l.limit;
     while left > 0 {
-        query.limit = Some(left.min(500));
+        query.limit = Some(left.min(job::PAGE));
         let page = c.client.backups(&query)?;
         left = left.saturating_sub(u32::try_from(page.backups.len()).unwrap_or(u32::MAX));
         all.backups.extend(page.backups);
@@ -117,7 +143,7 @@ fn list(c: &Context, l: args::List) -> Result<()> {
             None => break,
         }
     }
-    output::backups(c, &all)
+    output::show(c, &all, output::backups)
 }
 
 fn complete(c: &Context, x: args::Complete) -> Result<()> {
@@ -136,19 +162,20 @@ fn complete(c: &Context, x: args::Complete) -> Result<()> {
         });
     }
     let id = resolve(c, &x.which)?;
-    if x.no_wait {
-        return output::backup(c, &c.client.complete_backup(&id, &body, Duration::ZERO)?);
-    }
+    let mut b =
+        c.client
+            .complete_backup(&id, &body, if x.no_wait { Duration::ZERO } else { WAIT })?;
     // Where other disks are still to come there is nothing to wait for.
-    let mut b = c
-        .client
-        .complete_backup(&id, &body, Duration::from_secs(30))?;
-    while !b.status.is_final() && b.disks.iter().all(|d| d.complete) {
-        b = c
-            .client
-            .complete_backup(&id, &body, Duration::from_secs(30))?;
+    while !x.no_wait && !b.status.is_final() && b.disks.iter().all(|d| d.complete) {
+        std::thread::sleep(Duration::from_millis(200));
+        b = c.client.complete_backup(&id, &body, WAIT)?;
     }
-    output::backup(c, &b)
+    output::show(c, &b, output::backup)?;
+    if matches!(b.status, JobStatus::Failed | JobStatus::Cancelled) {
+        let (code, message) = (b.error_code.as_deref(), b.error_message.as_deref());
+        return Err(CliError::ended(b.status, code, message));
+    }
+    Ok(())
 }
 
 fn delete(c: &Context, d: args::Delete) -> Result<()> {
@@ -167,18 +194,16 @@ fn delete(c: &Context, d: args::Delete) -> Result<()> {
         }
         output::confirm(&format!("Delete {} restore points?", plan.deleted.len()))?;
     }
-    output::deletion(
-        c,
-        &c.client.delete_backup(&id, d.with_dependents, d.dry_run)?,
-    )
+    let done = c.client.delete_backup(&id, d.with_dependents, d.dry_run)?;
+    output::show(c, &done, output::deletion)
 }
 
 fn verify(c: &Context, v: args::Verify) -> Result<()> {
     let started = c.client.verify_backup(&resolve(c, &v.which)?)?;
     if v.no_wait {
-        return output::job(c, &started);
+        return output::show(c, &started, output::job);
     }
     let done = job::watch(c, &started.job_id)?;
-    output::job(c, &done)?;
+    output::show(c, &done, output::job)?;
     job::ended(&done)
 }

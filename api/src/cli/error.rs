@@ -4,7 +4,7 @@ use sendense_nbd::client::ClientError as NbdClientError;
 
 use super::output;
 use crate::client::ClientError;
-use crate::types::{Code, Job};
+use crate::types::{Code, JobStatus};
 
 /// A failed command.
 #[derive(Debug)]
@@ -48,13 +48,10 @@ impl CliError {
         Self::new(code, format!("{what}: {e}"))
     }
 
-    /// The failure of a job.
-    pub(super) fn job(job: &Job) -> Self {
-        let code = job.error_code.as_deref().and_then(Code::from_word);
-        let message = job
-            .error_message
-            .clone()
-            .unwrap_or_else(|| format!("the job is {}", job.status));
+    /// The failure of a job or backup, as the daemon recorded it.
+    pub(super) fn ended(status: JobStatus, code: Option<&str>, message: Option<&str>) -> Self {
+        let code = code.and_then(Code::from_word);
+        let message = message.map_or_else(|| format!("it is {status}"), str::to_owned);
         let e = Self::new(code.map_or(1, Code::exit_code), message);
         match code {
             Some(code) => e.hint(code.hint()),

@@ -8,16 +8,35 @@ use crate::types::{Job, JobStatus};
 
 pub(super) fn run(c: &Context, verb: args::Job) -> Result<()> {
     match verb {
-        args::Job::List { limit } => output::jobs(c, &c.client.jobs(None, Some(limit))?),
-        args::Job::Show { job_id } => output::job(c, &c.client.job(&job_id)?),
+        args::Job::List { limit } => list(c, limit),
+        args::Job::Show { job_id } => output::show(c, &c.client.job(&job_id)?, output::job),
         args::Job::Watch { job_id } => {
             let job = watch(c, &job_id)?;
-            output::job(c, &job)?;
+            output::show(c, &job, output::job)?;
             ended(&job)
         }
-        args::Job::Cancel { job_id } => output::job(c, &c.client.cancel_job(&job_id)?),
+        args::Job::Cancel { job_id } => {
+            output::show(c, &c.client.cancel_job(&job_id)?, output::job)
+        }
     }
 }
+
+fn list(c: &Context, limit: u32) -> Result<()> {
+    let mut all = c.client.jobs(None, Some(limit.clamp(1, PAGE)))?;
+    while let Some(cursor) = all.next_cursor.clone() {
+        let left = limit.saturating_sub(u32::try_from(all.jobs.len()).unwrap_or(u32::MAX));
+        if left == 0 {
+            break;
+        }
+        let page = c.client.jobs(Some(&cursor), Some(left.min(PAGE)))?;
+        all.jobs.extend(page.jobs);
+        all.next_cursor = page.next_cursor;
+    }
+    output::show(c, &all, output::jobs)
+}
+
+/// Rows of one page.
+pub(super) const PAGE: u32 = 500;
 
 /// Follows a job until it has ended.
 pub(super) fn watch(c: &Context, id: &str) -> Result<Job> {
@@ -27,15 +46,9 @@ pub(super) fn watch(c: &Context, id: &str) -> Result<Job> {
         let job = c.client.job(id)?;
         let total: u64 = job.disks.iter().map(|d| d.total_bytes).sum();
         let done: u64 = job.disks.iter().map(|d| d.covered_bytes).sum();
-        let bar = bar.get_or_insert_with(|| bars.add(job.kind.as_str(), total).0);
-        if let Some(bar) = bar {
-            bar.set_length(total);
-            bar.set_position(done.min(total));
-        }
+        bar.get_or_insert_with(|| bars.add(job.kind.as_str(), total).0)
+            .set(done, total);
         if job.status.is_final() {
-            if let Some(bar) = bar {
-                bar.finish_and_clear();
-            }
             return Ok(job);
         }
         std::thread::sleep(Duration::from_millis(300));
@@ -47,6 +60,10 @@ pub(super) fn ended(job: &Job) -> Result<()> {
     if job.status == JobStatus::Completed {
         Ok(())
     } else {
-        Err(CliError::job(job))
+        Err(CliError::ended(
+            job.status,
+            job.error_code.as_deref(),
+            job.error_message.as_deref(),
+        ))
     }
 }

@@ -7,6 +7,8 @@
 mod args;
 mod backup;
 mod error;
+mod examples;
+mod interrupt;
 mod job;
 mod output;
 mod progress;
@@ -18,6 +20,7 @@ mod vm;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sendense_nbd::uri::NbdUri;
 
 pub use error::CliError;
 
@@ -53,6 +56,15 @@ pub struct Global {
     /// directory's admin.token
     #[arg(long, global = true, env = "SENDENSE_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Certificates for NBD over TLS: a directory with ca-cert.pem, and client-cert.pem and
+    /// client-key.pem where the daemon asks for them
+    #[arg(
+        long,
+        global = true,
+        env = "SENDENSE_TLS_CERTIFICATES",
+        value_name = "DIR"
+    )]
+    tls_certificates: Option<PathBuf>,
     /// How results are printed
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -87,14 +99,18 @@ enum Noun {
     /// Look at repositories
     #[command(subcommand)]
     Repo(args::Repo),
+    /// Look at the NBD exports that are declared in files
+    #[command(subcommand)]
+    Exports(args::Exports),
     /// Say how the daemon is
     Health,
 }
 
 /// What a command works with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Context {
     client: Client,
+    tls_certificates: Option<PathBuf>,
     json: bool,
     quiet: bool,
 }
@@ -121,9 +137,23 @@ impl Context {
         })?;
         Ok(Self {
             client: Client::new(&global.url, token),
+            tls_certificates: global.tls_certificates.clone(),
             json: global.json || global.format == Format::Json,
             quiet: global.quiet || global.json || global.format == Format::Json,
         })
+    }
+}
+
+impl Context {
+    /// The URIs with this machine's certificates where they ask for TLS and name none.
+    fn nbd_uris(&self, uris: &[String]) -> Vec<String> {
+        let with_certificates = |text: &String| match text.parse::<NbdUri>() {
+            Ok(uri) if uri.tls && uri.tls_certificates.is_none() => {
+                uri.with_tls(self.tls_certificates.clone()).to_string()
+            }
+            _ => text.clone(),
+        };
+        uris.iter().map(with_certificates).collect()
     }
 }
 
@@ -153,47 +183,24 @@ fn run(cli: Cli) -> Result<()> {
         Noun::Vm(verb) => vm::run(&context, verb),
         Noun::Job(verb) => job::run(&context, verb),
         Noun::Repo(args::Repo::List) => {
-            output::repositories(&context, &context.client.repositories()?)
+            let list = context.client.repositories()?;
+            output::show(&context, &list, output::repositories)
         }
-        Noun::Health => output::health(&context, &context.client.health()?),
+        Noun::Exports(args::Exports::List) => {
+            output::show(&context, &context.client.exports()?, output::declared)
+        }
+        Noun::Exports(args::Exports::Reload) => {
+            let reload = context.client.reload_exports()?;
+            output::show(&context, &reload, output::reload)
+        }
+        Noun::Health => {
+            let health = context.client.health()?;
+            output::show(&context, &health, |h| {
+                output::health(context.client.url(), h)
+            })
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn the_promised_lines_parse() {
-        for line in [
-            "backup start --vm pgtest2 --type full",
-            "backup list --vm pgtest2",
-            "backup chain --vm pgtest2",
-            "backup push --vm web1 --disk 0=./disk.img",
-            "backup push --vm web1 --disk 0=./disk.img --type incremental --changes 0=changes.json",
-            "backup restore --backup-id ID --disk 0 --to disk.raw",
-            "backup export --backup-id ID --disk 0",
-            "backup show latest --vm web1",
-            "backup delete ID --dry-run --with-dependents --yes",
-            "backup cancel ID",
-            "backup complete ID --disk 0=token",
-            "backup verify ID",
-            "vm add web1 --disk 0=10G",
-            "vm list --json",
-            "job list --format json",
-            "job show ID",
-            "repo list",
-            "health",
-        ] {
-            let args = std::iter::once("sendense-ctl").chain(line.split(' '));
-            Cli::try_parse_from(args).unwrap_or_else(|e| panic!("{line}: {e}"));
-        }
-    }
-}
+mod tests;

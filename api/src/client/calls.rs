@@ -33,6 +33,15 @@ fn page(cursor: Option<&str>, limit: Option<u32>) -> Vec<(&'static str, String)>
     query
 }
 
+/// A machine in a query: by id where it looks like one, else by name.
+fn machine(vm: &str) -> (&'static str, String) {
+    let name = match uuid::Uuid::parse_str(vm) {
+        Ok(_) => "vm_id",
+        Err(_) => "vm_name",
+    };
+    (name, vm.to_owned())
+}
+
 impl Client {
     /// `GET /health`.
     pub fn health(&self) -> Result<Health> {
@@ -91,7 +100,7 @@ impl Client {
 
     /// `GET /backup/{id}`; `vm` narrows `latest`.
     pub fn backup(&self, id: &str, vm: Option<&str>) -> Result<Backup> {
-        let query: Vec<_> = vm.map(|v| ("vm_name", v.to_owned())).into_iter().collect();
+        let query: Vec<_> = vm.map(machine).into_iter().collect();
         self.get(&format!("/backup/{}", segment(id)), &query)
     }
 
@@ -107,12 +116,7 @@ impl Client {
 
     /// `GET /backup/chain`, by the machine's name or id.
     pub fn chain(&self, vm: &str) -> Result<VmChains> {
-        let name = if uuid::Uuid::parse_str(vm).is_ok() {
-            "vm_id"
-        } else {
-            "vm_name"
-        };
-        self.get("/backup/chain", &[(name, vm.to_owned())])
+        self.get("/backup/chain", &[machine(vm)])
     }
 
     /// `DELETE /backup/{id}`.

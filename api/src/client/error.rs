@@ -62,8 +62,24 @@ impl ClientError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoDaemon { .. } => 4,
-            Self::Refused(_) => self.code().map_or(1, Code::exit_code),
+            Self::Refused(p) => match self.code() {
+                Some(code) => code.exit_code(),
+                None => exit_code_of_status(p.status),
+            },
             Self::Broken(_) => 1,
         }
+    }
+}
+
+/// For a code that a newer daemon has and we do not know: the status says roughly the same.
+const fn exit_code_of_status(status: u16) -> u8 {
+    match status {
+        401 => 5,
+        403 => 12,
+        404 | 410 => 10,
+        423 => 11,
+        429 | 503 => 16,
+        507 => 14,
+        _ => 1,
     }
 }

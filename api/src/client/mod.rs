@@ -170,29 +170,6 @@ fn segment(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_stays_one_segment() {
-        assert_eq!(segment("backup-a-1.b"), "backup-a-1.b");
-        assert_eq!(segment("a/b ?#%"), "a%2Fb%20%3F%23%25");
-        assert_eq!(segment(".."), "%2E%2E");
-    }
-
-    #[test]
-    fn a_token_is_not_shown() {
-        let client = Client::new("http://127.0.0.1:1/", Some("hush".into()));
-        assert!(!format!("{client:?}").contains("hush"));
-        assert_eq!(client.url(), "http://127.0.0.1:1");
-    }
-
-    #[test]
-    fn nobody_there_is_told_as_such() {
-        let e = Client::new("http://127.0.0.1:1", None)
-            .health()
-            .unwrap_err();
-        assert!(matches!(e, ClientError::NoDaemon { .. }), "{e}");
-        assert_eq!(e.exit_code(), 4);
-    }
-}
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

@@ -4,15 +4,19 @@
 //! restored disk is never taken for one. Holes stay holes. A device is written in place.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 use sendense_nbd::client::{Client, ClientPool, ConnectOptions};
 use tokio::task::JoinSet;
 
-use super::{CHUNK, IN_FLIGHT, MoveError, Progress, blocking, connect, local};
+use super::{CHUNK, IN_FLIGHT, MoveError, Progress, blocking, connect, local, zero};
+
+/// Zeroes inside of data stay holes in blocks of this size.
+const THIN_UNIT: usize = 32 << 10;
 
 const ALLOCATION: &str = "base:allocation";
 /// `base:allocation`: reads as zero.
@@ -48,17 +52,21 @@ impl std::fmt::Debug for Fetch {
 pub async fn fetch(fetch: Fetch) -> Result<(), MoveError> {
     let path = fetch.path.clone();
     let overwrite = fetch.overwrite;
-    let target = blocking(move || Target::open(&path, overwrite)).await?;
-    let target = Arc::new(target);
-    let result = receive(&fetch, &target).await;
-    blocking(move || match result {
-        Ok(()) => target.finish(),
-        Err(e) => {
-            target.discard();
-            Err(e)
-        }
-    })
-    .await
+    let target =
+        blocking(move || Target::open(&path, overwrite).map(|t| Growing(Arc::new(t)))).await?;
+    receive(&fetch, &target.0).await?;
+    blocking(move || target.0.finish()).await
+}
+
+/// A target on its way. Dropped early, by an error or by a caller that gave up waiting, it leaves
+/// nothing under the file's own name or beside it.
+#[derive(Debug)]
+struct Growing(Arc<Target>);
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        self.0.discard();
+    }
 }
 
 async fn receive(fetch: &Fetch, target: &Arc<Target>) -> Result<(), MoveError> {
@@ -162,32 +170,49 @@ struct Target {
     /// The name that a file grows under; a device has none.
     growing: Option<PathBuf>,
     overwrite: bool,
+    /// It has its name.
+    whole: AtomicBool,
 }
 
 impl Target {
     fn open(path: &Path, overwrite: bool) -> Result<Self, MoveError> {
         let failed = |e| MoveError::file(format!("{} cannot be written", path.display()), e);
-        let exists = match std::fs::metadata(path) {
-            Ok(_) => true,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        let odd = |kind, why| failed(std::io::Error::new(kind, why));
+        let kind = match std::fs::metadata(path) {
+            Ok(meta) => Some(meta.file_type()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(failed(e)),
         };
-        if exists && !overwrite {
-            return Err(failed(std::io::Error::new(
+        if kind.is_some() && !overwrite {
+            return Err(odd(
                 std::io::ErrorKind::AlreadyExists,
                 "it is there already; --overwrite replaces it",
-            )));
+            ));
         }
-        if exists {
-            let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-            if local::is_device(&file).map_err(failed)? {
+        match kind {
+            Some(kind) if kind.is_block_device() => {
+                // Exclusive, so that the kernel refuses a device that is mounted or otherwise held.
+                let exclusive = i32::try_from(rustix::fs::OFlags::EXCL.bits()).unwrap_or(0);
+                let file = OpenOptions::new()
+                    .write(true)
+                    .custom_flags(exclusive)
+                    .open(path)
+                    .map_err(failed)?;
                 return Ok(Self {
                     path: path.to_owned(),
                     file,
                     growing: None,
                     overwrite,
+                    whole: AtomicBool::new(false),
                 });
             }
+            Some(kind) if !kind.is_file() => {
+                return Err(odd(
+                    std::io::ErrorKind::InvalidInput,
+                    "it is neither a regular file nor a block device",
+                ));
+            }
+            _ => {}
         }
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.partial", std::process::id()));
@@ -195,6 +220,8 @@ impl Target {
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
+            // A disk holds secrets: nobody else reads it unless its owner says so.
+            .mode(0o600)
             .open(&growing)
             .map_err(failed)?;
         Ok(Self {
@@ -202,6 +229,7 @@ impl Target {
             file,
             growing: Some(growing),
             overwrite,
+            whole: AtomicBool::new(false),
         })
     }
 
@@ -224,6 +252,18 @@ impl Target {
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<(), MoveError> {
+        if self.growing.is_none() {
+            return self.write_all(at, bytes);
+        }
+        for (run, zero) in zero::runs(at, bytes, THIN_UNIT) {
+            if let (false, Some(data)) = (zero, bytes.get(run.clone())) {
+                self.write_all(at + run.start as u64, data)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_all(&self, at: u64, bytes: &[u8]) -> Result<(), MoveError> {
         self.file
             .write_all_at(bytes, at)
             .map_err(|e| self.failed(e))
@@ -244,7 +284,7 @@ impl Target {
             let n = usize::try_from(end - from)
                 .unwrap_or(usize::MAX)
                 .min(block.len());
-            self.write(from, block.get(..n).unwrap_or(&block))?;
+            self.write_all(from, block.get(..n).unwrap_or(&block))?;
             from += n as u64;
         }
         Ok(())
@@ -261,10 +301,8 @@ impl Target {
             RenameFlags::NOREPLACE
         };
         let renamed = rustix::fs::renameat_with(CWD, growing, CWD, &self.path, how);
-        if let Err(e) = renamed {
-            self.discard();
-            return Err(self.failed(e.into()));
-        }
+        renamed.map_err(|e| self.failed(e.into()))?;
+        self.whole.store(true, Ordering::Relaxed);
         let dir = match self.path.parent() {
             Some(dir) if dir != Path::new("") => dir,
             _ => Path::new("."),
@@ -275,7 +313,8 @@ impl Target {
     }
 
     fn discard(&self) {
-        if let Some(growing) = &self.growing {
+        let growing = self.growing.as_ref();
+        if let Some(growing) = growing.filter(|_| !self.whole.load(Ordering::Relaxed)) {
             // What cannot be removed stays under its `.partial` name, which says what it is.
             let _ = std::fs::remove_file(growing);
         }
@@ -283,28 +322,4 @@ impl Target {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_overwritten_unasked_and_nothing_half_done_has_the_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("disk.raw");
-        let target = Target::open(&path, false).unwrap();
-        target.set_size(4096).unwrap();
-        target.write(0, b"new").unwrap();
-        assert!(!path.exists());
-        // Somebody else was faster.
-        std::fs::write(&path, b"old").unwrap();
-        assert!(target.finish().is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"old");
-        assert!(Target::open(&path, false).is_err());
-
-        let target = Target::open(&path, true).unwrap();
-        target.set_size(3).unwrap();
-        target.write(0, b"new").unwrap();
-        target.finish().unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"new");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@
 mod fetch;
 mod local;
 mod push;
+mod zero;
 
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use sendense_nbd::client::{ClientError, ClientPool, ConnectOptions};
 use sendense_nbd::uri::NbdUri;
 
 pub use fetch::{Fetch, fetch};
-pub(crate) use push::size_of;
 pub use push::{Push, push};
+pub(crate) use push::{looks_like_qcow2, size_of};
 
 /// Bytes of one request.
 const CHUNK: u64 = 1 << 20;
@@ -88,3 +89,6 @@ async fn blocking<T: Send + 'static>(
         Err(e) => Err(MoveError::Misfit(format!("a reader or writer ended: {e}"))),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

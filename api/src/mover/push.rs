@@ -5,11 +5,15 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sendense_nbd::ZeroFlags;
 use sendense_nbd::client::{ClientPool, ConnectOptions};
 use tokio::task::JoinSet;
 
-use super::{CHUNK, IN_FLIGHT, MoveError, Progress, blocking, connect, local};
+use super::{CHUNK, IN_FLIGHT, MoveError, Progress, blocking, connect, local, zero};
+
+/// Zeroes are cut out of data in blocks of this size: the usual cluster.
+const ZERO_UNIT: usize = 64 << 10;
 
 /// The longest WRITE_ZEROES of one request.
 const ZERO_CHUNK: u64 = 1 << 30;
@@ -41,6 +45,13 @@ impl std::fmt::Debug for Push {
 /// The size of a disk image or block device, as it will have to be sent.
 pub(crate) fn size_of(path: &std::path::Path) -> std::io::Result<u64> {
     local::size(&File::open(path)?)
+}
+
+/// Whether a file holds a QCOW2 image rather than the disk itself.
+pub(crate) fn looks_like_qcow2(path: &std::path::Path) -> std::io::Result<bool> {
+    let mut magic = [0; 4];
+    let file = File::open(path)?;
+    Ok(!local::is_device(&file)? && file.read_at(&mut magic, 0)? == 4 && magic == *b"QFI\xfb")
 }
 
 /// Sends it. Everything was answered when this ends well; the seal makes it durable.
@@ -128,20 +139,27 @@ impl Sender<'_> {
         let (file, name) = (Arc::clone(&self.file), self.name.clone());
         let progress = Arc::clone(&self.progress);
         self.flying.spawn(async move {
-            let data = if hole {
-                None
-            } else {
-                blocking(move || read(&file, &name, at, len)).await?
-            };
-            match data {
-                Some(bytes) => client.write(at, bytes, false).await?,
-                None => {
-                    client
-                        .write_zeroes(at, len, ZeroFlags::default(), false)
-                        .await?
-                }
+            let zeroes = ZeroFlags::default();
+            if hole {
+                client.write_zeroes(at, len, zeroes, false).await?;
+                progress(len);
+                return Ok(());
             }
-            progress(len);
+            let (bytes, runs) = blocking(move || {
+                let bytes = read(&file, &name, at, len)?;
+                let runs = zero::runs(at, &bytes, ZERO_UNIT);
+                Ok((Bytes::from(bytes), runs))
+            })
+            .await?;
+            for (run, zero) in runs {
+                let (at, len) = (at + run.start as u64, run.len() as u64);
+                if zero {
+                    client.write_zeroes(at, len, zeroes, false).await?;
+                } else {
+                    client.write(at, bytes.slice(run), false).await?;
+                }
+                progress(len);
+            }
             Ok(())
         });
         Ok(())
@@ -156,13 +174,11 @@ impl Sender<'_> {
     }
 }
 
-/// The bytes, or nothing where all of them are zero.
-fn read(file: &File, name: &str, at: u64, len: u64) -> Result<Option<Vec<u8>>, MoveError> {
+fn read(file: &File, name: &str, at: u64, len: u64) -> Result<Vec<u8>, MoveError> {
     let len = usize::try_from(len)
         .map_err(|_| MoveError::Misfit("a chunk does not fit into memory".to_owned()))?;
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, at)
         .map_err(|e| MoveError::file(format!("{name} cannot be read at {at}"), e))?;
-    let zero = bytes.chunks(4096).all(|c| c.iter().all(|b| *b == 0));
-    Ok((!zero).then_some(bytes))
+    Ok(bytes)
 }
