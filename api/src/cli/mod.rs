@@ -50,29 +50,36 @@ pub struct Cli {
 #[derive(Debug, Args)]
 pub struct Global {
     /// The daemon's address
-    #[arg(long, global = true, env = "SENDENSE_URL", default_value = client::DEFAULT_URL)]
+    #[arg(long, global = true, help_heading = "Global options", env = "SENDENSE_URL", default_value = client::DEFAULT_URL)]
     url: String,
     /// A file that holds the token; else ~/.config/sendense/token, else the default data
     /// directory's admin.token
-    #[arg(long, global = true, env = "SENDENSE_TOKEN_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Global options",
+        env = "SENDENSE_TOKEN_FILE",
+        value_name = "FILE"
+    )]
     token_file: Option<PathBuf>,
     /// Certificates for NBD over TLS: a directory with ca-cert.pem, and client-cert.pem and
     /// client-key.pem where the daemon asks for them
     #[arg(
         long,
         global = true,
+        help_heading = "Global options",
         env = "SENDENSE_TLS_CERTIFICATES",
         value_name = "DIR"
     )]
     tls_certificates: Option<PathBuf>,
     /// How results are printed
-    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    #[arg(long, global = true, help_heading = "Global options", value_enum, default_value_t = Format::Table)]
     format: Format,
     /// The same as --format json
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
     /// No progress, even on a terminal
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Global options")]
     quiet: bool,
 }
 
