@@ -20,6 +20,8 @@ pub mod mover;
 pub mod auth;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(all(feature = "server", feature = "client"))]
+pub mod daemon;
 #[cfg(feature = "server")]
 pub mod error;
 #[cfg(feature = "server")]

@@ -1,2 +1,145 @@
-//! Sendense.
-fn main() {}
+//! The Sendense daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use sendense_api::client::default_data_dir;
+use sendense_api::config::{Config, File, Flags};
+use sendense_api::daemon::{self, Daemon};
+
+/// Backs up virtual machines over NBD into QCOW2 chains.
+#[derive(Debug, Parser)]
+#[command(name = "sendensed", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    run: Run,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Where everything is kept; /var/lib/sendense as root, else under the user's data home
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where HTTP listens; port 0 picks a free one
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Where NBD listens; port 0 picks a free one
+    #[arg(long, value_name = "HOST:PORT")]
+    nbd_listen: Option<String>,
+    /// A configuration file (TOML); flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Allow listeners without TLS on addresses that others can reach
+    #[arg(long)]
+    insecure_listen: bool,
+    /// Write the log as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Certificates for NBD over TLS
+    #[command(subcommand)]
+    Tls(Tls),
+}
+
+#[derive(Debug, Subcommand)]
+enum Tls {
+    /// Make a CA, a server certificate and a client certificate
+    Init {
+        /// Where to
+        dir: PathBuf,
+        /// A name or address of the server; localhost and its addresses where none is given
+        #[arg(long = "san", value_name = "NAME")]
+        names: Vec<String>,
+        /// The subject of the client certificate
+        #[arg(long, default_value = "sendense-agent")]
+        client: String,
+        /// How long they are valid
+        #[arg(long, default_value_t = 825)]
+        days: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let usage = e.use_stderr();
+            let _ = e.print();
+            return if usage { 64 } else { 0 }.into();
+        }
+    };
+    let done = match cli.verb {
+        None => run(cli.run),
+        Some(Verb::Tls(Tls::Init {
+            dir,
+            names,
+            client,
+            days,
+        })) => tls_init(&dir, names, &client, days),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            daemon::say_error(&format!("error: {e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Run) -> anyhow::Result<()> {
+    let filter = std::env::var("SENDENSE_LOG").ok();
+    daemon::init_log(filter.as_deref(), args.log_json);
+    let file = match &args.config {
+        Some(path) => File::read(path)?,
+        None => File::default(),
+    };
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let data_dir = default_data_dir(
+        rustix::process::geteuid().is_root(),
+        path("HOME").as_deref(),
+        path("XDG_DATA_HOME").as_deref(),
+    );
+    let flags = Flags {
+        data_dir: args.data_dir,
+        listen: args.listen,
+        nbd_listen: args.nbd_listen,
+        insecure_listen: args.insecure_listen,
+    };
+    let config = Config::new(file, flags, data_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .build()?;
+    runtime.block_on(async {
+        let daemon = Daemon::start(config).await?;
+        daemon::say_ready(&daemon);
+        daemon::run_until_stopped(daemon).await
+    })
+}
+
+fn tls_init(
+    dir: &std::path::Path,
+    mut names: Vec<String>,
+    client: &str,
+    days: u32,
+) -> anyhow::Result<()> {
+    if names.is_empty() {
+        names = ["localhost", "127.0.0.1", "::1"]
+            .map(str::to_owned)
+            .to_vec();
+    }
+    daemon::tls::init(dir, &names, client, days)?;
+    daemon::say(&format!(
+        "made a CA, a server certificate for {} and a client certificate for {client} in {}\n\
+         next: set nbd.tls_dir to it in the daemon's configuration; keep ca-key.pem elsewhere",
+        names.join(", "),
+        dir.display()
+    ));
+    Ok(())
+}

@@ -1,12 +1,32 @@
+use std::sync::Arc;
+
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
+use sendense_engine::io::IoConfig;
+use sendense_engine::plane::{Plane, PlaneConfig};
+
 use crate::auth;
 use crate::config::{Config, File, Flags};
+use crate::service::OpenRepository;
 use crate::store::Store;
+
+/// A service over a repository and a data plane of its own.
+async fn service(config: Config, store: Store) -> Service {
+    let plane = PlaneConfig {
+        threads: 1,
+        io: IoConfig::small(),
+        ..PlaneConfig::default()
+    };
+    let plane = Arc::new(Plane::start(plane).unwrap());
+    let local = OpenRepository::local("local", &config.local_repository()).unwrap();
+    let service = Service::new(config, store, plane, vec![local]);
+    service.recover().await.unwrap();
+    service
+}
 
 struct Server {
     _dir: tempfile::TempDir,
@@ -24,7 +44,7 @@ impl Server {
             .unwrap();
         let token = std::fs::read_to_string(config.admin_token()).unwrap();
         Self {
-            router: router(Service::new(config, store)),
+            router: router(service(config, store).await),
             _dir: dir,
             token: token.trim().to_owned(),
         }

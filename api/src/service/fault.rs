@@ -4,6 +4,7 @@
 use std::fmt;
 
 use sendense_engine::ErrorKind;
+use sendense_engine::repository::guard::Refusal;
 use serde_json::{Map, Value, json};
 
 use crate::store::StoreError;
@@ -114,12 +115,27 @@ impl From<sendense_engine::Error> for Fault {
             ErrorKind::Invalid => Code::Invalid,
             ErrorKind::WrongState => Code::WrongState,
             ErrorKind::BaseTokenMismatch => Code::BaseTokenMismatch,
+            ErrorKind::NoParent => Code::NoParent,
+            ErrorKind::WrongDisk => Code::DiskIdentity,
+            ErrorKind::InDoubt => Code::InDoubt,
             ErrorKind::IncompleteCoverage { .. } => Code::IncompleteCoverage,
             ErrorKind::HasDependents(_) => Code::HasDependents,
             ErrorKind::Busy => Code::Busy,
             _ => Code::Storage,
         };
         let mut fault = Self::new(code, e.to_string()).hint(e.hint());
+        let refusal = e.source.as_ref().and_then(|s| s.downcast_ref::<Refusal>());
+        if let Some(Refusal::BaseTokenMismatch {
+            given,
+            parent,
+            parent_token,
+        }) = refusal
+        {
+            fault = fault
+                .member("base_change_id", given.as_ref().map(|t| t.as_str()))
+                .member("parent_backup_id", parent.as_str())
+                .member("parent_change_id", parent_token.as_str());
+        }
         match &e.kind {
             ErrorKind::IncompleteCoverage { missing, more } => {
                 let ranges: Vec<Value> = missing

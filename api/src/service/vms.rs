@@ -5,10 +5,10 @@
 
 use sendense_engine::repository::{ContextId, DeviceKey, DiskNumber, VmId};
 
-use super::{Fault, Result, Service, names};
+use super::{Fault, Result, Service, catalog, names};
 use crate::auth::Caller;
 use crate::store::{AuditRow, Cursor, VmDiskRow, VmRow};
-use crate::types::{Code, NewVm, NewVmDisk, Time, Vm, VmDisk, VmList};
+use crate::types::{Code, NewVm, NewVmDisk, Time, Vm, VmList};
 
 /// How a caller names a machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -206,14 +206,6 @@ fn view(row: VmRow, disks: Vec<VmDiskRow>) -> Vm {
         context_id: row.context_id,
         name: row.name,
         created_at: Time::from_micros(row.created_at),
-        disks: disks
-            .into_iter()
-            .map(|d| VmDisk {
-                disk_id: d.disk_id,
-                size_bytes: d.size_bytes,
-                device_key: d.device_key,
-                source: d.source,
-            })
-            .collect(),
+        disks: disks.into_iter().map(catalog::vm_disk_view).collect(),
     }
 }

@@ -107,6 +107,20 @@ struct SealedRow {
 }
 
 impl WriteTx {
+    /// Whether a backup holds a disk.
+    pub async fn backup_disk_exists(&mut self, backup_id: &str, disk_id: u32) -> Result<bool> {
+        let n: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM backup_disks
+             WHERE tenant = $1 AND backup_id = $2 AND disk_id = $3",
+        )
+        .bind(&*self.tenant)
+        .bind(backup_id)
+        .bind(i64::from(disk_id))
+        .fetch_one(&mut *self.tx)
+        .await?;
+        Ok(n > 0)
+    }
+
     /// Adds a disk of a backup, or replaces everything about one that is there.
     pub async fn upsert_backup_disk(&mut self, row: &DiskRow) -> Result<()> {
         sqlx::query(concat!(

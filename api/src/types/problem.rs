@@ -93,6 +93,8 @@ codes! {
     DiskIdentity = "disk_identity_mismatch", 409, "The disk number belongs to another disk", "send the disk under the number that its device key is bound to; a new disk takes a new number";
     /// The base token is not what the parent became.
     BaseTokenMismatch = "base_token_mismatch", 409, "The blocks do not fit the newest restore point", "run a full backup, or start with allow_full to get one when it is needed";
+    /// Nothing is there to build on.
+    NoParent = "no_parent", 409, "There is no restore point to build on", "run a full backup first, or start with allow_full";
     /// Not everything was sent.
     IncompleteCoverage = "incomplete_coverage", 409, "Not all of the disk was sent", "send the missing ranges, then complete again";
     /// Others depend on it.
@@ -129,6 +131,10 @@ codes! {
     Remote = "remote_error", 502, "The other side failed", "check the source or target that the detail names";
     /// Not now.
     Unavailable = "unavailable", 503, "Not available right now", "try again in a few seconds";
+    /// Storage failed in mid-commit.
+    InDoubt = "in_doubt", 503, "Whether the restore point was made is not known", "look into the system log for failing storage, then restart the daemon: it finds out";
+    /// The mover stayed away too long.
+    Idle = "idle", 409, "Nothing came for too long", "start the backup again; limits.idle_seconds says how long is waited";
     /// The daemon ended in the middle of it.
     Interrupted = "interrupted", 503, "The daemon ended in the middle of it", "start the backup again; the points before it are untouched";
     /// No space is left.

@@ -25,16 +25,6 @@ impl Time {
         self.0.as_microsecond()
     }
 
-    /// `20251004120000`, for ids.
-    pub fn compact(self) -> String {
-        self.0.strftime("%Y%m%d%H%M%S").to_string()
-    }
-
-    /// `20251004T120000`, for export names.
-    pub fn compact_t(self) -> String {
-        self.0.strftime("%Y%m%dT%H%M%S").to_string()
-    }
-
     /// `2025-10-04 12:00:00`, for people.
     pub fn short(self) -> String {
         self.0.strftime("%Y-%m-%d %H:%M:%S").to_string()
@@ -50,6 +40,18 @@ impl Time {
     pub fn plus(self, d: std::time::Duration) -> Self {
         let micros = i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
         Self::from_micros(self.micros().saturating_add(micros))
+    }
+}
+
+impl From<jiff::Timestamp> for Time {
+    fn from(t: jiff::Timestamp) -> Self {
+        Self::from_micros(t.as_microsecond())
+    }
+}
+
+impl From<Time> for jiff::Timestamp {
+    fn from(t: Time) -> Self {
+        t.0
     }
 }
 
@@ -93,8 +95,7 @@ mod tests {
         assert_eq!(t.to_string(), "2025-10-04T12:00:00.123456Z");
         assert_eq!(t.to_string().parse::<Time>().unwrap(), t);
         assert_eq!(Time::from_micros(t.micros()), t);
-        assert_eq!(t.compact(), "20251004120000");
-        assert_eq!(t.compact_t(), "20251004T120000");
+        assert_eq!(t.short(), "2025-10-04 12:00:00");
     }
 
     #[test]

@@ -1,0 +1,25 @@
+//! `/health`, `/repositories`, `/exports`.
+
+use axum::extract::State;
+use axum::{Extension, Json};
+
+use crate::auth::Caller;
+use crate::error::Answer;
+use crate::service::Service;
+use crate::types::{ExportList, Health, RepositoryList};
+
+/// Open to everybody; says nothing that is a secret.
+pub(super) async fn health(State(service): State<Service>) -> Json<Health> {
+    Json(service.health())
+}
+
+pub(super) async fn repositories(
+    State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
+) -> Answer<Json<RepositoryList>> {
+    Ok(Json(service.list_repositories(&caller).await?))
+}
+
+pub(super) async fn exports(State(service): State<Service>) -> Json<ExportList> {
+    Json(service.list_exports())
+}

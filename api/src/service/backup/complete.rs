@@ -1,0 +1,335 @@
+//! Completing: freeze and prepare each disk as its word comes, commit after the last, then the
+//! catalog.
+//!
+//! The same word again is fine, another token is not. A disk of which not everything was sent is
+//! refused with the missing ranges and takes writes again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sendense_engine::repository::{ChangeToken, PreparedDisk, RestorePoint};
+use sendense_nbd::registry::Removal;
+use tokio::time::{Instant, timeout_at};
+
+use super::running::{Part, Running, Stage};
+use crate::auth::Caller;
+use crate::service::{Fault, Result, Service, blocking, catalog, to_the_end};
+use crate::types::{Backup, Code, Complete, CompleteDisk, JobStatus, Time};
+
+/// How long a refusal is waited for where the caller does not wait for the seal: coverage is known
+/// as soon as the export has drained.
+const REFUSAL_WAIT: Duration = Duration::from_secs(10);
+/// The longest wait for the seal.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How long clients may stay connected to a sealed disk.
+const GOODBYE: Duration = Duration::from_secs(60);
+
+impl Service {
+    /// `POST /backup/{id}/complete`. Says whether the point exists by now.
+    pub async fn complete_backup(
+        &self,
+        caller: &Caller,
+        id: &str,
+        body: Complete,
+        wait: Duration,
+    ) -> Result<(Backup, bool)> {
+        let id = self.resolve_backup(id, None).await?;
+        let Some(running) = self.running_job(&id) else {
+            return self.complete_ended(caller, &id, &body).await;
+        };
+        let asked = if body.disks.is_empty() {
+            let state = running.state();
+            let all = state.disks.iter().map(|d| CompleteDisk {
+                disk_id: d.number.get(),
+                change_id: None,
+            });
+            all.collect()
+        } else {
+            body.disks
+        };
+        let mut attempts = Vec::with_capacity(asked.len());
+        for disk in &asked {
+            attempts.push((disk.disk_id, self.complete_disk(&running, disk)?));
+        }
+        self.await_seal(&running, &attempts, wait.min(MAX_WAIT))
+            .await?;
+        let view = self.view_backup(caller, &id).await?;
+        let sealed = view.status == JobStatus::Completed;
+        Ok((view, sealed))
+    }
+
+    /// The word on a job that no longer runs.
+    async fn complete_ended(
+        &self,
+        caller: &Caller,
+        id: &str,
+        body: &Complete,
+    ) -> Result<(Backup, bool)> {
+        let view = self.view_backup(caller, id).await?;
+        if view.status != JobStatus::Completed {
+            let why = view
+                .error_message
+                .as_deref()
+                .unwrap_or("nothing is left of it");
+            return Err(Fault::new(
+                Code::WrongState,
+                format!("{id} is {}: {why}", view.status),
+            ));
+        }
+        for asked in &body.disks {
+            let disk = view.disks.iter().find(|d| d.disk_id == asked.disk_id);
+            let disk = disk.ok_or_else(|| no_disk(id, asked.disk_id))?;
+            if let Some(token) = &asked.change_id
+                && disk.change_id.as_ref() != Some(token)
+            {
+                return Err(conflict(asked.disk_id, disk.change_id.as_deref()));
+            }
+        }
+        Ok((view, true))
+    }
+
+    /// Begins to prepare a disk, unless that has begun. Answers the number of the attempt.
+    pub(super) fn complete_disk(
+        &self,
+        running: &Arc<Running>,
+        asked: &CompleteDisk,
+    ) -> Result<u64> {
+        let given = asked
+            .change_id
+            .clone()
+            .map(ChangeToken::parse)
+            .transpose()?;
+        let mut state = running.state();
+        match &state.stage {
+            Stage::Open | Stage::Committing | Stage::Recording => {}
+            Stage::InDoubt(fault) => return Err(fault.clone()),
+            Stage::Ending => return Err(Fault::new(Code::WrongState, "it is being ended")),
+            Stage::Ended(Some(fault)) => return Err(fault.clone()),
+            Stage::Ended(None) => {}
+        }
+        let disk = state
+            .disks
+            .iter_mut()
+            .find(|d| d.number.get() == asked.disk_id)
+            .ok_or_else(|| no_disk(running.id.as_str(), asked.disk_id))?;
+        let fixed = disk.part.token().or(disk.given_token.as_ref());
+        if let (Some(given), Some(fixed)) = (&given, fixed)
+            && given != fixed
+        {
+            return Err(conflict(asked.disk_id, Some(fixed.as_str())));
+        }
+        if disk.part.token().is_some() {
+            return Ok(disk.attempts);
+        }
+        let token = given
+            .or_else(|| disk.given_token.clone())
+            .unwrap_or_else(|| ChangeToken::of_backup(&running.id));
+        disk.part = Part::Preparing(token.clone());
+        disk.attempts += 1;
+        let (attempt, ingest, number) = (disk.attempts, Arc::clone(&disk.ingest), disk.number);
+        drop(state);
+        running.notify();
+        let (service, running) = (self.clone(), Arc::clone(running));
+        tokio::spawn(async move {
+            let prepared = service
+                .on_plane(move |io| async move { Ok(ingest.prepare(&io).await?) })
+                .await;
+            let last = {
+                let mut state = running.state();
+                let open = matches!(state.stage, Stage::Open);
+                let disk = state.disks.iter_mut().find(|d| d.number == number);
+                let Some(disk) = disk.filter(|_| open) else {
+                    return;
+                };
+                match prepared {
+                    Ok(prepared) => {
+                        disk.part = Part::Prepared(token, Box::new(prepared));
+                        let whole = |d: &super::running::Disk| matches!(d.part, Part::Prepared(..));
+                        let last = state.disks.iter().all(whole);
+                        if last {
+                            state.stage = Stage::Committing;
+                        }
+                        Ok(last)
+                    }
+                    Err(fault) if fault.code == Code::IncompleteCoverage => {
+                        disk.part = Part::Open;
+                        disk.refused = Some((attempt, fault.member("disk_id", number.get())));
+                        Ok(false)
+                    }
+                    Err(fault) => Err(fault),
+                }
+            };
+            running.notify();
+            match last {
+                Ok(true) => service.commit(&running).await,
+                Ok(false) => {}
+                Err(fault) => service.fail(&running, fault).await,
+            }
+        });
+        Ok(attempt)
+    }
+
+    /// Waits until these disks are prepared or refused, and then for the point, as long as asked.
+    async fn await_seal(
+        &self,
+        running: &Running,
+        attempts: &[(u32, u64)],
+        wait: Duration,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        let mut changed = running.watch();
+        loop {
+            let deadline = {
+                let state = running.state();
+                if let Stage::Ended(outcome) = &state.stage {
+                    return outcome.clone().map_or(Ok(()), Err);
+                }
+                if let Stage::InDoubt(fault) = &state.stage {
+                    return Err(fault.clone());
+                }
+                let mut preparing = false;
+                for (id, attempt) in attempts {
+                    let disk = state.disks.iter().find(|d| d.number.get() == *id);
+                    let Some(disk) = disk else { continue };
+                    if let Some((refused, fault)) = &disk.refused
+                        && refused == attempt
+                    {
+                        return Err(fault.clone());
+                    }
+                    preparing |= matches!(disk.part, Part::Preparing(_));
+                }
+                let others = state.disks.iter().any(|d| d.part.token().is_none());
+                match (preparing, others) {
+                    (true, _) => begun + wait.max(REFUSAL_WAIT),
+                    // Other disks are still to come: nothing to wait for.
+                    (false, true) => return Ok(()),
+                    (false, false) => begun + wait,
+                }
+            };
+            if timeout_at(deadline, changed.changed()).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// All disks are whole: one point of them, then the catalog.
+    async fn commit(&self, running: &Arc<Running>) {
+        let (service, job) = (self.clone(), Arc::clone(running));
+        let point = to_the_end(async move { service.make_point(&job).await }).await;
+        match point {
+            Ok(point) => {
+                running.enter(Stage::Recording);
+                self.close_exports(running);
+                self.record(running, &point).await;
+            }
+            Err(fault) if fault.code == Code::InDoubt => {
+                tracing::error!(backup = %running.id, "{fault}");
+                running.enter(Stage::InDoubt(fault));
+            }
+            Err(fault) => {
+                running.enter(Stage::Open);
+                self.fail(running, fault).await;
+            }
+        }
+    }
+
+    async fn make_point(&self, running: &Running) -> Result<Arc<RestorePoint>> {
+        let mut disks = Vec::new();
+        let now = Time::now();
+        for disk in &mut running.state().disks {
+            let Part::Prepared(token, prepared) = &disk.part else {
+                return Err(Fault::internal("a disk is not prepared"));
+            };
+            let growing = disk
+                .growing
+                .take()
+                .ok_or_else(|| Fault::internal("a disk has lost its file"))?;
+            disks.push(PreparedDisk::received(
+                growing,
+                (**prepared).clone(),
+                Some(token.clone()),
+                now.into(),
+            ));
+        }
+        let repository = running.repository.clone();
+        blocking(move || Ok(repository.commit(disks, Time::now().into())?)).await
+    }
+
+    /// Step 10, until it is done: meanwhile this machine's starts and deletes are refused.
+    async fn record(&self, running: &Arc<Running>, point: &RestorePoint) {
+        let mut pause = Duration::from_millis(100);
+        while let Err(fault) = self.record_sealed(running, point).await {
+            tracing::error!(backup = %running.id, "the catalog does not take the point: {fault}");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+        tracing::info!(backup = %running.id, "sealed");
+        self.running().remove(running.id.as_str());
+        running.enter(Stage::Ended(None));
+    }
+
+    async fn record_sealed(&self, running: &Running, point: &RestorePoint) -> Result<()> {
+        let (repository, vm) = (running.repository.clone(), running.vm);
+        let points = blocking(move || Ok(repository.points(vm)?)).await?;
+        let mut tx = self.store().begin_write().await?;
+        catalog::record_point(self.store(), &mut tx, point).await?;
+        let repository = running.repository.id().to_string();
+        catalog::record_chains(&mut tx, &vm.to_string(), &repository, &points).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// No new clients; those that are connected may say goodbye.
+    fn close_exports(&self, running: &Running) {
+        let registry = Arc::clone(self.plane().registry());
+        let names: Vec<String> = {
+            let state = running.state();
+            let exports = state.disks.iter().filter_map(|d| d.export.as_ref());
+            exports.map(|e| e.reveal()).collect()
+        };
+        for name in names {
+            // It may be gone by itself at a shutdown.
+            let _ = registry.remove(&name, Removal::Drain);
+            let registry = Arc::clone(&registry);
+            tokio::spawn(async move {
+                tokio::time::sleep(GOODBYE).await;
+                registry.cut_draining(&name);
+            });
+        }
+    }
+
+    /// Refuses what would build on a catalog that is behind the repository.
+    pub(in crate::service) fn refuse_while_recording(&self, vm_id: &str) -> Result<()> {
+        let all: Vec<Arc<Running>> = self.running().values().cloned().collect();
+        for running in all.iter().filter(|r| r.vm.to_string() == vm_id) {
+            match &running.state().stage {
+                Stage::Recording => {
+                    return Err(Fault::new(
+                        Code::Unavailable,
+                        format!(
+                            "{} is sealed, and the catalog is still to learn it",
+                            running.id
+                        ),
+                    ));
+                }
+                Stage::InDoubt(fault) => return Err(fault.clone()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_disk(id: &str, disk: u32) -> Fault {
+    Fault::new(Code::DiskNotFound, format!("{id} has no disk {disk}"))
+}
+
+fn conflict(disk: u32, token: Option<&str>) -> Fault {
+    Fault::new(
+        Code::TokenConflict,
+        format!(
+            "disk {disk} was completed with the change token {:?}",
+            token.unwrap_or_default()
+        ),
+    )
+}

@@ -1,0 +1,122 @@
+//! Ending a backup without a restore point: cancelled, failed, or given up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sendense_engine::repository::BackupId;
+use sendense_nbd::registry::Removal;
+
+use super::running::{Running, Stage};
+use crate::auth::Caller;
+use crate::service::{Fault, Result, Service, blocking, to_the_end};
+use crate::store::AuditRow;
+use crate::types::{Backup, Code, Time};
+
+/// How long operations in flight are awaited before their file goes.
+const DRAIN: Duration = Duration::from_secs(30);
+
+impl Service {
+    /// `POST /backup/{id}/cancel`. Cancelling what was cancelled is fine.
+    pub async fn cancel_backup(&self, caller: &Caller, id: &str) -> Result<Backup> {
+        let id = self.resolve_backup(id, None).await?;
+        let Some(running) = self.running_job(&id) else {
+            let view = self.view_backup(caller, &id).await?;
+            if view.status == crate::types::JobStatus::Cancelled {
+                return Ok(view);
+            }
+            return Err(Fault::new(
+                Code::WrongState,
+                format!("{id} is {}: there is nothing to cancel", view.status),
+            ));
+        };
+        let fault = Fault::new(Code::Cancelled, format!("{} cancelled it", caller.name));
+        self.end_running(&running, "cancelled", fault).await?;
+        let mut tx = self.store().begin_write().await?;
+        tx.audit(&AuditRow {
+            at: Time::now().micros(),
+            actor: caller.name.clone(),
+            action: "backup.cancel".to_owned(),
+            object: id.clone(),
+            detail: String::new(),
+        })
+        .await?;
+        tx.commit().await?;
+        self.view_backup(caller, &id).await
+    }
+
+    /// Ends a job that cannot go on. Where it ends already, that is left to whoever ends it.
+    pub(super) async fn fail(&self, running: &Arc<Running>, fault: Fault) {
+        tracing::warn!(backup = %running.id, code = %fault.code, "failed: {fault}");
+        if let Err(e) = self.end_running(running, "failed", fault).await {
+            tracing::debug!(backup = %running.id, "was not ended: {e}");
+        }
+    }
+
+    /// Cuts the movers, gives files and locks back, writes down why.
+    pub(super) async fn end_running(
+        &self,
+        running: &Arc<Running>,
+        status: &'static str,
+        fault: Fault,
+    ) -> Result<()> {
+        let leaving = running.begin_end()?;
+        let (service, running) = (self.clone(), Arc::clone(running));
+        to_the_end(async move {
+            let mut growing = Vec::new();
+            for disk in leaving {
+                if let Some(name) = &disk.export {
+                    // An export that was never opened is no trouble.
+                    let _ = service.plane().registry().remove(name, Removal::Hard);
+                }
+                disk.ingest.abort();
+                let drained = tokio::time::timeout(DRAIN, disk.ingest.drained());
+                if drained.await.is_err() {
+                    tracing::warn!(backup = %running.id, "operations were still in flight at its end");
+                }
+                growing.extend(disk.growing);
+            }
+            let removed = blocking(move || {
+                for disk in growing {
+                    disk.abort()?;
+                }
+                Ok(())
+            });
+            if let Err(e) = removed.await {
+                // The next start's recovery removes it.
+                tracing::warn!(backup = %running.id, "an unfinished file stays: {e}");
+            }
+            service.record_end(&running.id, status, &fault).await;
+            service.running().remove(running.id.as_str());
+            running.enter(Stage::Ended(Some(fault)));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes down how a job ended; where the catalog fails, the next start says "interrupted".
+    pub(super) async fn record_end(&self, id: &BackupId, status: &str, fault: &Fault) {
+        let at = Time::now().micros();
+        for _ in 0..3 {
+            let write = async {
+                let mut tx = self.store().begin_write().await?;
+                tx.end_backup(id.as_str(), status, fault.code.as_str(), &fault.detail, at)
+                    .await?;
+                tx.commit().await
+            };
+            match write.await {
+                Ok(()) => return,
+                Err(e) => tracing::error!(backup = %id, "its end is not written down: {e}"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Ends every job that runs, at a shutdown.
+    pub async fn end_all(&self) {
+        let all: Vec<Arc<Running>> = self.running().values().cloned().collect();
+        for running in all {
+            let fault = Fault::new(Code::Interrupted, "the daemon was stopped");
+            self.fail(&running, fault).await;
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Restoring a disk to a place on the daemon's side, and verifying a restore point: both as jobs.
+
+use jiff::Timestamp;
+use sendense_engine::repository::{StateEntry, StateEvent};
+use sendense_engine::restore::{FileFormat, RestoreTarget, restore};
+use sendense_engine::storage::Create;
+use sendense_engine::transfer::Progress;
+use sendense_engine::verify::verify;
+use sendense_formats::ClusterSize;
+use sendense_nbd::client::ConnectOptions;
+
+use super::backup::{Place, beneath, check_remote};
+use super::exports::SealedDisk;
+use super::{Fault, Result, Service, blocking};
+use crate::auth::{self, Caller};
+use crate::store::{AuditRow, TaskRow};
+use crate::types::{Code, ImageFormat, Job, RestoreDisk, Time};
+
+/// Connections to a remote target.
+const CONNECTIONS: usize = 4;
+/// Findings that are named in a job's message.
+const NAMED: usize = 3;
+
+impl Service {
+    /// `POST /restore/disk`.
+    pub async fn restore_disk(&self, caller: &Caller, request: RestoreDisk) -> Result<Job> {
+        let found = self
+            .sealed_disk(&request.backup_id, request.disk_id)
+            .await?;
+        let target = self.restore_target(&request).await?;
+        let row = self
+            .task(caller, "restore", &found, Some(request.target))
+            .await?;
+        self.start_task(row, move |service, progress| async move {
+            let chain = service
+                .chain(&found.repository, found.vm, &found.backup, found.disk)
+                .await?;
+            service
+                .on_plane(move |io| async move {
+                    restore(&io, &chain, target, &progress).await?;
+                    Ok(())
+                })
+                .await
+        })
+        .await
+    }
+
+    /// The place, if it may be written.
+    async fn restore_target(&self, request: &RestoreDisk) -> Result<RestoreTarget> {
+        let allow = self.config().targets.clone();
+        let overwrite = request.overwrite;
+        match Place::parse(&request.target)? {
+            Place::Push => Err(Fault::invalid("push is no target")),
+            Place::Nbd(_) if !overwrite => Err(Fault::new(
+                Code::Exists,
+                "an NBD target has content: say overwrite to replace it",
+            )),
+            Place::Nbd(_) if request.format != ImageFormat::Raw => {
+                Err(Fault::invalid("an NBD target is written raw"))
+            }
+            Place::Nbd(uri) => {
+                check_remote(&allow, "targets.allow", &uri)?;
+                Ok(RestoreTarget::Nbd {
+                    uri,
+                    connections: CONNECTIONS,
+                    options: ConnectOptions::default(),
+                })
+            }
+            Place::File(path) => {
+                let format = match request.format {
+                    ImageFormat::Raw => FileFormat::Raw,
+                    ImageFormat::Qcow2 => FileFormat::Qcow2(ClusterSize::DEFAULT),
+                };
+                blocking(move || {
+                    let found = beneath(&allow, "targets.allow", &path)?;
+                    // Refused now rather than by a job that fails.
+                    match found.directory.open(&found.path, Create::OpenRead) {
+                        Ok(_) if !overwrite => {
+                            return Err(Fault::new(
+                                Code::Exists,
+                                format!("{} is there already", path.display()),
+                            )
+                            .hint("say overwrite to replace it"));
+                        }
+                        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                            return Err(Fault::io(path.display().to_string(), e));
+                        }
+                        _ => {}
+                    }
+                    Ok(RestoreTarget::File {
+                        directory: found.directory,
+                        path: found.path,
+                        format,
+                        overwrite,
+                    })
+                })
+                .await
+            }
+        }
+    }
+
+    /// `POST /backup/{id}/verify`: all disks, all layers.
+    pub async fn verify_backup(&self, caller: &Caller, id: &str) -> Result<Job> {
+        let id = self.resolve_backup(id, None).await?;
+        let disks = self.store().backup_disks(&id).await?;
+        let first = disks.first().map_or(0, |d| d.disk_id);
+        let found = self.sealed_disk(&id, first).await?;
+        let row = self.task(caller, "verify", &found, None).await?;
+        let numbers: Vec<u32> = disks.iter().map(|d| d.disk_id).collect();
+        self.start_task(row, move |service, progress| async move {
+            service.verify_disks(found, numbers, progress).await
+        })
+        .await
+    }
+
+    async fn verify_disks(
+        &self,
+        found: SealedDisk,
+        disks: Vec<u32>,
+        progress: Progress,
+    ) -> Result<()> {
+        let (repository, vm, id) = (found.repository, found.vm, found.backup);
+        let backup_id = id.as_str().to_owned();
+        let now = Time::now();
+        let outcome = blocking(move || {
+            let mut checked = 0_u64;
+            let mut damage = Vec::new();
+            let mut total = 0;
+            for disk in disks {
+                let disk = sendense_engine::repository::DiskNumber::new(disk)?;
+                match repository.layers(vm, &id, disk) {
+                    Ok(layers) => {
+                        let report = verify(&layers, &progress)?;
+                        checked = checked.saturating_add(report.checked);
+                        total += report.damage;
+                        let sound = report.is_sound();
+                        let found = report.findings.into_iter().filter(|_| !sound);
+                        damage.extend(found.map(|f| format!("{}: {}", f.file, f.detail)));
+                    }
+                    Err(e) => {
+                        total += 1;
+                        damage.push(e.to_string());
+                    }
+                }
+            }
+            damage.truncate(NAMED);
+            let detail = damage.join("; ");
+            let note = StateEntry {
+                at: Timestamp::from(now),
+                event: StateEvent::Verified {
+                    ok: total == 0,
+                    bytes: checked,
+                    detail: detail.clone(),
+                },
+            };
+            repository.add_note(vm, &id, &note)?;
+            Ok((total, detail))
+        })
+        .await?;
+        match outcome {
+            (0, _) => {
+                let mut tx = self.store().begin_write().await?;
+                tx.set_backup_verified(&backup_id, now.micros()).await?;
+                tx.commit().await?;
+                Ok(())
+            }
+            (n, detail) => Err(Fault::new(
+                Code::Damaged,
+                format!("{n} places are damaged: {detail}"),
+            )),
+        }
+    }
+
+    async fn task(
+        &self,
+        caller: &Caller,
+        kind: &str,
+        found: &SealedDisk,
+        target: Option<String>,
+    ) -> Result<TaskRow> {
+        let now = Time::now().micros();
+        let id = format!("{kind}-{}", auth::random_base32(12)?);
+        let mut tx = self.store().begin_write().await?;
+        tx.audit(&AuditRow {
+            at: now,
+            actor: caller.name.clone(),
+            action: format!("backup.{kind}"),
+            object: found.backup.as_str().to_owned(),
+            detail: id.clone(),
+        })
+        .await?;
+        tx.commit().await?;
+        let restoring = kind == "restore";
+        Ok(TaskRow {
+            id,
+            kind: kind.to_owned(),
+            backup_id: found.backup.as_str().to_owned(),
+            vm_name: found.vm_name.clone(),
+            disk_id: restoring.then(|| i64::from(found.disk.get())),
+            target,
+            status: "running".to_owned(),
+            phase: Some(if restoring { "restoring" } else { "verifying" }.to_owned()),
+            total_bytes: 0,
+            bytes_transferred: 0,
+            error_code: None,
+            error_message: None,
+            created_at: now,
+            started_at: Some(now),
+            completed_at: None,
+        })
+    }
+}
