@@ -1,6 +1,8 @@
 //! CRC-32 of every cluster of the file, in file order; kept in blocks, so that growing never
 //! copies.
 
+use std::fmt;
+
 use sendense_formats::ClusterSize;
 
 use crate::repository::SumSource;
@@ -9,13 +11,22 @@ use crate::repository::SumSource;
 const BLOCK: usize = 1 << 14;
 
 /// CRC-32 (IEEE) of each host cluster. Clusters that were never written count as zero bytes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Checksums {
     cluster: ClusterSize,
     blocks: Vec<Box<[u32]>>,
     len: usize,
     /// Of a cluster of zero bytes.
     zero: u32,
+}
+
+impl fmt::Debug for Checksums {
+    /// How many; there may be millions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checksums")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Checksums {

@@ -2,7 +2,8 @@
 //!
 //! A connection may be cut while its write is in the kernel. The operation must still settle its
 //! plan and keep its turn until the kernel is done, so when its future is dropped half way, the
-//! rest of it moves to a task of its own on this thread.
+//! rest of it moves to a task of its own on this thread. A connection therefore lives inside of a
+//! `LocalSet`, as those of the data plane do.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

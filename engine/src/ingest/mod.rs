@@ -34,6 +34,7 @@ mod write;
 mod zero;
 mod zeros;
 
+use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -108,9 +109,18 @@ pub struct Progress {
 }
 
 /// A disk that is being received.
-#[derive(Debug)]
 pub struct Ingest {
     core: Arc<Core>,
+}
+
+impl fmt::Debug for Ingest {
+    /// Which one; never its tables and buffers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ingest")
+            .field("label", &self.core.label)
+            .field("size", &self.core.size)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Ingest {

@@ -5,6 +5,7 @@ use futures_util::poll;
 use sendense_nbd::NbdError;
 
 use super::rig::{Rig, block_on, pattern};
+use crate::ErrorKind;
 use crate::storage::mem::{Fault, Op, OpKind};
 
 const CLUSTER: u64 = 65536;
@@ -148,6 +149,25 @@ fn the_seal_keeps_its_order() {
         ];
         assert_eq!(steps, expected);
     });
+}
+
+#[test]
+fn metadata_that_does_not_read_back_is_no_restore_point() {
+    // The layout: header, one cluster of data, L2, refcount block, refcount table, L1.
+    for cluster in 2..6 {
+        block_on(async {
+            let rig = Rig::with(4 * CLUSTER, None, |o| o.allocate_ahead = 0);
+            rig.attach().write(0, pattern(1, 65536)).await.unwrap();
+            rig.directory.hold(OpKind::Sync);
+            let mut seal = Box::pin(rig.seal());
+            assert!(poll!(seal.as_mut()).is_pending());
+            rig.damage(cluster * CLUSTER + 60_000);
+            rig.directory.release();
+            let error = seal.await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Damaged, "{error}");
+            assert!(rig.seal().await.is_err());
+        });
+    }
 }
 
 #[test]

@@ -143,6 +143,11 @@ impl Rig {
         bytes
     }
 
+    /// Changes a byte of the file behind everybody's back.
+    pub(super) fn damage(&self, at: u64) {
+        self.file.write_at_blocking(at, &[0x55]).unwrap();
+    }
+
     /// The disk as the sealed chain gives it.
     pub(super) fn read_sealed(&self) -> Vec<u8> {
         let chain = self.chain();
