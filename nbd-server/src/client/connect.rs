@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -17,6 +18,10 @@ use super::session::Session;
 use super::{Client, Inner, Result};
 use crate::export::Listed;
 use crate::uri::{NbdAddress, NbdUri};
+
+/// Measured: with the kernel's 208 KiB, a push of 1 MiB WRITEs costs a fifth more CPU on either
+/// side, since sender and receiver wake each other that much more often.
+const UNIX_SEND_BUFFER: usize = 1 << 20;
 
 /// A connection in any form.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -119,7 +124,13 @@ async fn open(
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
-            NbdAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            NbdAddress::Unix(path) => {
+                let stream = UnixStream::connect(path).await?;
+                // The kernel gives what its limit allows; less is only slower. Not so for TCP,
+                // whose buffers the kernel sizes well as long as nobody interferes.
+                let _ = set_socket_send_buffer_size(&stream, UNIX_SEND_BUFFER);
+                Box::new(stream)
+            }
         };
         let wanted = wanted(&uri.export, purpose, uri.tls, options);
         let mut handshake = Handshake::new(wanted);
