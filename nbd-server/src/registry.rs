@@ -40,6 +40,8 @@ pub struct Entry<T> {
     pub max_connections: Option<usize>,
     /// Only for peers whose verified certificate carries one of these names; `None` for all.
     pub subjects: Option<Vec<String>>,
+    /// Only for peers that speak TLS; others are told so, and do not see it in LIST.
+    pub require_tls: bool,
 }
 
 impl<T> Entry<T> {
@@ -51,6 +53,7 @@ impl<T> Entry<T> {
             listed: true,
             max_connections: None,
             subjects: None,
+            require_tls: false,
         }
     }
 
@@ -266,6 +269,7 @@ impl<T> Registry<T> {
             .open
             .iter()
             .filter(|(_, slot)| slot.entry.listed && slot.entry.admits(peer))
+            .filter(|(_, slot)| peer.tls || !slot.entry.require_tls)
             .map(|(name, slot)| Listed {
                 name: name.clone(),
                 description: slot.entry.description.clone(),
@@ -344,6 +348,9 @@ fn admit<'a, T>(exports: &'a Exports<T>, name: &str, peer: &Peer) -> Result<&'a 
         tracing::info!(peer.address = ?peer.address, certificate = ?peer.certificate_names.first(),
             "an export is refused: no rule maps this certificate to it");
         return Err(Refused::Unknown);
+    }
+    if slot.entry.require_tls && !peer.tls {
+        return Err(Refused::Policy("this export is given over TLS only".into()));
     }
     match slot.entry.max_connections {
         Some(limit) if slot.usage.count() >= limit => Err(Refused::Policy(

@@ -14,8 +14,10 @@
 mod dir;
 mod file;
 pub mod local;
+mod locked;
 pub mod mem;
 mod path;
 
 pub use dir::{Create, Directory, Entry, EntryKind, Space};
 pub use file::{Extent, File, LocalBoxFuture, LockKind, WriteRun};
+pub use locked::LockedFile;

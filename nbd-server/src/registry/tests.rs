@@ -108,3 +108,25 @@ fn names_rules_and_listing() {
     assert_eq!(reserved_prefix("backup-x"), Some("backup-"));
     assert_eq!(reserved_prefix("migration-x"), None);
 }
+
+#[test]
+fn an_export_for_tls_only_is_refused_and_not_shown_without() {
+    let registry = Registry::new();
+    let entry = Entry {
+        require_tls: true,
+        ..Entry::new(1)
+    };
+    registry.declare("a", entry).unwrap();
+    let (plain, tls) = (
+        Peer::default(),
+        Peer {
+            tls: true,
+            ..Peer::default()
+        },
+    );
+    let refused = registry.connect("a", &plain).unwrap_err();
+    assert!(matches!(refused, Refused::Policy(reason) if reason.contains("TLS")));
+    assert!(registry.listed(&plain).is_empty());
+    assert_eq!(registry.listed(&tls).len(), 1);
+    registry.connect("a", &tls).unwrap();
+}
