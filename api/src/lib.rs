@@ -26,6 +26,8 @@ pub mod daemon;
 pub mod error;
 #[cfg(feature = "server")]
 pub mod pki;
+#[cfg(all(feature = "server", feature = "client"))]
+pub mod quickstart;
 #[cfg(feature = "server")]
 pub mod routes;
 #[cfg(feature = "server")]

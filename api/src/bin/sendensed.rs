@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use sendense_api::client::default_data_dir;
 use sendense_api::config::{Config, File, Flags};
 use sendense_api::daemon::{self, Daemon};
+use sendense_api::pki;
+use sendense_api::quickstart::{self, Quickstart};
 
 /// Backs up virtual machines over NBD into QCOW2 chains.
 #[derive(Debug, Parser)]
@@ -42,6 +44,14 @@ struct Run {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Show the whole of it on a disk, in a fresh directory: full, incremental, restore, compare
+    Quickstart {
+        /// A raw disk image or block device, which is only read; one is made where it is left out
+        disk: Option<PathBuf>,
+        /// Where everything goes; a fresh temporary directory where it is left out
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
     /// Certificates for NBD over TLS
     #[command(subcommand)]
     Tls(Tls),
@@ -56,12 +66,6 @@ enum Tls {
         /// A name or address of the server; localhost and its addresses where none is given
         #[arg(long = "san", value_name = "NAME")]
         names: Vec<String>,
-        /// The subject of the client certificate
-        #[arg(long, default_value = "sendense-agent")]
-        client: String,
-        /// How long they are valid
-        #[arg(long, default_value_t = 825)]
-        days: u32,
     },
 }
 
@@ -76,12 +80,8 @@ fn main() -> ExitCode {
     };
     let done = match cli.verb {
         None => run(cli.run),
-        Some(Verb::Tls(Tls::Init {
-            dir,
-            names,
-            client,
-            days,
-        })) => tls_init(&dir, names, &client, days),
+        Some(Verb::Quickstart { disk, dir }) => show(Quickstart { disk, dir }),
+        Some(Verb::Tls(Tls::Init { dir, names })) => tls_init(&dir, names),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -112,33 +112,38 @@ fn run(args: Run) -> anyhow::Result<()> {
         insecure_listen: args.insecure_listen,
     };
     let config = Config::new(file, flags, data_dir)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .worker_threads(2)
-        .build()?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let daemon = Daemon::start(config).await?;
         daemon::say_ready(&daemon);
         daemon::run_until_stopped(daemon).await
     })
 }
 
-fn tls_init(
-    dir: &std::path::Path,
-    mut names: Vec<String>,
-    client: &str,
-    days: u32,
-) -> anyhow::Result<()> {
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .build()
+}
+
+fn show(what: Quickstart) -> anyhow::Result<()> {
+    // What happens is printed; the log is for what goes wrong.
+    daemon::init_log(Some("warn"), false);
+    runtime()?.block_on(quickstart::run(what))
+}
+
+fn tls_init(dir: &std::path::Path, mut names: Vec<String>) -> anyhow::Result<()> {
     if names.is_empty() {
         names = ["localhost", "127.0.0.1", "::1"]
             .map(str::to_owned)
             .to_vec();
     }
-    daemon::tls::init(dir, &names, client, days)?;
+    for path in pki::init(dir, &names)? {
+        daemon::say(&path.display().to_string());
+    }
     daemon::say(&format!(
-        "made a CA, a server certificate for {} and a client certificate for {client} in {}\n\
-         next: set nbd.tls_dir to it in the daemon's configuration; keep ca-key.pem elsewhere",
-        names.join(", "),
+        "next: set nbd.tls_dir = \"{}\" in the daemon's configuration, give movers ca-cert.pem \
+         (and the client's pair where nbd.tls_verify_peer is on), and keep ca-key.pem elsewhere",
         dir.display()
     ));
     Ok(())

@@ -9,7 +9,6 @@ mod listen;
 mod log;
 mod say;
 mod signals;
-pub mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

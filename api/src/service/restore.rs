@@ -1,6 +1,10 @@
 //! Restoring a disk to a place on the daemon's side, and verifying a restore point: both as jobs.
 
+use std::os::unix::fs::FileTypeExt;
+use std::path::PathBuf;
+
 use jiff::Timestamp;
+use sendense_engine::ErrorKind;
 use sendense_engine::repository::{StateEntry, StateEvent};
 use sendense_engine::restore::{FileFormat, RestoreTarget, restore};
 use sendense_engine::storage::Create;
@@ -9,13 +13,16 @@ use sendense_engine::verify::verify;
 use sendense_formats::ClusterSize;
 use sendense_nbd::client::ConnectOptions;
 
-use super::backup::{Place, beneath, check_remote};
+use super::backup::{Place, check_remote, paths, refusal};
 use super::exports::SealedDisk;
 use super::{Fault, Result, Service, blocking};
 use crate::auth::{self, Caller};
+use crate::config::Allow;
 use crate::store::{AuditRow, TaskRow};
 use crate::types::{Code, ImageFormat, Job, RestoreDisk, Time};
 
+/// The list that targets lie beneath.
+const KEY: &str = "targets.allow";
 /// Connections to a remote target.
 const CONNECTIONS: usize = 4;
 /// Findings that are named in a job's message.
@@ -59,7 +66,7 @@ impl Service {
                 Err(Fault::invalid("an NBD target is written raw"))
             }
             Place::Nbd(uri) => {
-                check_remote(&allow, "targets.allow", &uri)?;
+                check_remote(&allow, KEY, &uri)?;
                 Ok(RestoreTarget::Nbd {
                     uri,
                     connections: CONNECTIONS,
@@ -71,30 +78,7 @@ impl Service {
                     ImageFormat::Raw => FileFormat::Raw,
                     ImageFormat::Qcow2 => FileFormat::Qcow2(ClusterSize::DEFAULT),
                 };
-                blocking(move || {
-                    let found = beneath(&allow, "targets.allow", &path)?;
-                    // Refused now rather than by a job that fails.
-                    match found.directory.open(&found.path, Create::OpenRead) {
-                        Ok(_) if !overwrite => {
-                            return Err(Fault::new(
-                                Code::Exists,
-                                format!("{} is there already", path.display()),
-                            )
-                            .hint("say overwrite to replace it"));
-                        }
-                        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                            return Err(Fault::io(path.display().to_string(), e));
-                        }
-                        _ => {}
-                    }
-                    Ok(RestoreTarget::File {
-                        directory: found.directory,
-                        path: found.path,
-                        format,
-                        overwrite,
-                    })
-                })
-                .await
+                blocking(move || local_target(&allow, path, format, overwrite)).await
             }
         }
     }
@@ -209,4 +193,42 @@ impl Service {
             completed_at: None,
         })
     }
+}
+
+/// A file to be made, or a block device to be written over. Refused now rather than by a job that
+/// fails. Blocking.
+fn local_target(
+    allow: &Allow,
+    path: PathBuf,
+    format: FileFormat,
+    overwrite: bool,
+) -> Result<RestoreTarget> {
+    let list = paths(allow, KEY)?;
+    let name = path.display().to_string();
+    let exists = match list.open(&path, Create::OpenRead) {
+        Ok(_) => true,
+        Err(e) if e.kind == ErrorKind::NotFound => false,
+        Err(e) => return Err(refusal(KEY, &path, e)),
+    };
+    if exists && !overwrite {
+        return Err(Fault::new(Code::Exists, format!("{name} is there already"))
+            .hint("say overwrite to replace it"));
+    }
+    let is_device = std::fs::metadata(&path).is_ok_and(|m| m.file_type().is_block_device());
+    if exists && is_device {
+        if format != FileFormat::Raw {
+            return Err(Fault::invalid("a block device is written raw"));
+        }
+        let file = list
+            .open(&path, Create::OpenWrite)
+            .map_err(|e| refusal(KEY, &path, e))?;
+        return Ok(RestoreTarget::Device { file, name });
+    }
+    let (directory, path) = list.directory(&path).map_err(|e| refusal(KEY, &path, e))?;
+    Ok(RestoreTarget::File {
+        directory,
+        path,
+        format,
+        overwrite,
+    })
 }

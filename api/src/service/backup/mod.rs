@@ -22,5 +22,5 @@ mod view;
 mod watch;
 
 pub(super) use running::Running;
-pub(super) use source::{Place, beneath, check_remote};
+pub(super) use source::{Place, check_remote, paths, refusal};
 pub(super) use view::{parse, rate};

@@ -12,10 +12,12 @@ use sendense_nbd::client::ConnectOptions;
 
 use super::plan::PlanDisk;
 use super::running::Running;
-use super::source::{Place, beneath, check_remote};
+use super::source::{Place, check_remote, paths, refusal};
 use crate::service::{Fault, Result, Service, blocking};
 use crate::types::{Code, CompleteDisk};
 
+/// The list that sources lie beneath.
+const KEY: &str = "sources.allow";
 /// Connections to a remote source.
 const CONNECTIONS: usize = 4;
 
@@ -66,18 +68,16 @@ impl Service {
             Place::File(path) => {
                 let path = path.clone();
                 blocking(move || {
-                    let found = beneath(&allow, "sources.allow", &path)?;
+                    let file = paths(&allow, KEY)?
+                        .open(&path, Create::OpenRead)
+                        .map_err(|e| refusal(KEY, &path, e))?;
                     let name = path.display().to_string();
-                    let file = found
-                        .directory
-                        .open(&found.path, Create::OpenRead)
-                        .map_err(|e| Fault::io(name.clone(), e))?;
                     Ok(PullSource::File { file, name })
                 })
                 .await
             }
             Place::Nbd(uri) => {
-                check_remote(&allow, "sources.allow", uri)?;
+                check_remote(&allow, KEY, uri)?;
                 Ok(PullSource::Nbd {
                     uri: uri.clone(),
                     connections: CONNECTIONS,

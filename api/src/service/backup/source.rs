@@ -2,10 +2,9 @@
 //! configured lists, without following links.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use sendense_engine::storage::Directory;
-use sendense_engine::storage::local::LocalDirectory;
+use sendense_engine::ErrorKind;
+use sendense_engine::allow::AllowList;
 use sendense_nbd::uri::NbdUri;
 
 use crate::config::Allow;
@@ -21,13 +20,6 @@ pub(crate) enum Place {
     File(PathBuf),
     /// A remote disk.
     Nbd(NbdUri),
-}
-
-/// A path that may be used: the open directory of the list, and the rest of the path.
-#[derive(Debug, Clone)]
-pub(crate) struct Beneath {
-    pub(crate) directory: Arc<dyn Directory>,
-    pub(crate) path: String,
 }
 
 impl Place {
@@ -59,33 +51,25 @@ impl Place {
     }
 }
 
-/// Opens the entry of the list that a path lies beneath. Blocking.
-pub(crate) fn beneath(list: &Allow, key: &str, path: &Path) -> Result<Beneath> {
-    let refused = || {
-        Fault::new(
-            Code::NotAllowed,
-            format!("{} does not lie beneath an entry of {key}", path.display()),
-        )
-        .hint(format!(
-            "add its directory to {key} in the daemon's configuration and restart it"
-        ))
-    };
-    for entry in &list.allow {
-        let Ok(rest) = path.strip_prefix(entry) else {
-            continue;
-        };
-        let rest = rest.to_str().ok_or_else(refused)?;
-        if rest.is_empty() || rest.split('/').any(|c| matches!(c, "" | "." | "..")) {
-            return Err(refused());
-        }
-        let directory = LocalDirectory::open(Path::new(entry))
-            .map_err(|e| Fault::io(format!("{key}: {entry}"), e))?;
-        return Ok(Beneath {
-            directory,
-            path: rest.to_owned(),
-        });
+/// The paths of a list; `key` is its name in the configuration.
+pub(crate) fn paths(list: &Allow, key: &str) -> Result<AllowList> {
+    let paths = list.allow.iter().filter(|e| e.starts_with('/'));
+    AllowList::new(paths.map(PathBuf::from)).map_err(|e| Fault::internal(format!("{key}: {e}")))
+}
+
+/// What a path outside of the list is answered.
+pub(crate) fn refusal(key: &str, path: &Path, e: sendense_engine::Error) -> Fault {
+    // The list says "invalid" of what it does not hold; all else is the file system's word.
+    if e.kind != ErrorKind::Invalid {
+        return e.into();
     }
-    Err(refused())
+    Fault::new(
+        Code::NotAllowed,
+        format!("{} does not lie beneath an entry of {key}", path.display()),
+    )
+    .hint(format!(
+        "add its directory to {key} in the daemon's configuration and restart it"
+    ))
 }
 
 /// Whether a remote disk may be used: its server is one of the list.
@@ -123,26 +107,6 @@ mod tests {
         for bad in ["", "agent", "file:a.raw", "http://h/x", "nbd://"] {
             assert!(Place::parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn only_what_lies_beneath_the_list_is_reached() {
-        let dir = tempfile::tempdir().unwrap();
-        let list = Allow {
-            allow: vec![dir.path().display().to_string()],
-        };
-        let ok = beneath(&list, "sources.allow", &dir.path().join("a/b.raw")).unwrap();
-        assert_eq!(ok.path, "a/b.raw");
-        for bad in [
-            PathBuf::from("/etc/passwd"),
-            dir.path().to_owned(),
-            dir.path().join("../x"),
-            PathBuf::from(format!("{}x/a", dir.path().display())),
-        ] {
-            let e = beneath(&list, "sources.allow", &bad).unwrap_err();
-            assert_eq!(e.code, Code::NotAllowed, "{}", bad.display());
-        }
-        assert!(beneath(&Allow::default(), "sources.allow", Path::new("/a")).is_err());
     }
 
     #[test]
