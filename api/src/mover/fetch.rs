@@ -55,7 +55,9 @@ pub async fn fetch(fetch: Fetch) -> Result<(), MoveError> {
     let target =
         blocking(move || Target::open(&path, overwrite).map(|t| Growing(Arc::new(t)))).await?;
     receive(&fetch, &target.0).await?;
-    blocking(move || target.0.finish()).await
+    // The guard stays here: given up on now, the file loses its temporary name under the sync.
+    let whole = Arc::clone(&target.0);
+    blocking(move || whole.finish()).await
 }
 
 /// A target on its way. Dropped early, by an error or by a caller that gave up waiting, it leaves
