@@ -68,7 +68,7 @@ pub(super) fn check_full(wanted: bool, b: &Backup) -> Result<()> {
         return Err(CliError::new(
             3,
             format!(
-                "a full was made instead of an {}: {}",
+                "a full was made where {} was asked: {}",
                 b.requested_type, b.reason
             ),
         ));

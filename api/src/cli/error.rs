@@ -73,7 +73,12 @@ impl CliError {
 
 impl From<ClientError> for CliError {
     fn from(e: ClientError) -> Self {
-        let mut error = Self::new(e.exit_code(), e.to_string()).hint(e.hint());
+        // The daemon speaks of its fields; here they are options.
+        let hint = e
+            .hint()
+            .replace("with_dependents", "--with-dependents")
+            .replace("allow_full", "--allow-full");
+        let mut error = Self::new(e.exit_code(), e.to_string()).hint(hint);
         if let ClientError::Refused(p) = &e {
             for name in ["missing", "dependents", "ids"] {
                 if let Some(list) = p.extra.get(name).and_then(|v| v.as_array()) {

@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sendense_nbd::NbdError;
+use sendense_nbd::client::ClientError as NbdClientError;
 use tokio::task::JoinSet;
 
 use super::interrupt::{Interruptible, blocking};
@@ -101,14 +103,12 @@ fn look(p: &args::Push) -> Result<Vec<Disk>> {
             "a full takes no --changes: it sends the whole disk".to_owned(),
         )),
         (BackupType::Full, _) | (_, None) => Ok(disks),
-        (kind, Some(d)) => Err(usage(format!(
-            "an {kind} of disk {} needs its changed extents",
-            d.id
-        ))
-        .hint(format!(
-            "add --changes {}=changes.json, or send a full",
-            d.id
-        ))),
+        (kind, Some(d)) => Err(
+            usage(format!("{kind} needs the changed extents of disk {}", d.id)).hint(format!(
+                "add --changes {}=changes.json, or send a full",
+                d.id
+            )),
+        ),
     }
 }
 
@@ -302,9 +302,21 @@ async fn complete(c: &Context, id: &str, body: &Complete) -> Result<Backup> {
 /// Cancels what was begun. The first error is the one that counts; what became of the backup is
 /// told with it.
 pub(super) fn take_back(c: &Context, id: &str, mut e: CliError) -> CliError {
-    match c.client.cancel_backup(id) {
-        Ok(b) => e.notes.push(format!("{id} is {}", b.status)),
-        Err(why) => {
+    let why = match c.client.cancel_backup(id) {
+        Ok(b) => {
+            e.notes.push(format!("{id} is {}", b.status));
+            return e;
+        }
+        Err(why) => why,
+    };
+    match c.client.backup(id, None) {
+        // It had ended before: its own reason is the better one.
+        Ok(b) if b.status.is_final() => {
+            let reason = b.error_message.map(|m| format!(": {m}"));
+            let reason = reason.unwrap_or_default();
+            e.notes.push(format!("{id} is {}{reason}", b.status));
+        }
+        _ => {
             e.notes.push(format!("{id} could not be cancelled: {why}"));
             let look = format!("look at it with `sendense-ctl backup show --backup-id {id}`");
             e.hint.get_or_insert(look);
@@ -329,7 +341,16 @@ impl From<MoveError> for CliError {
     fn from(e: MoveError) -> Self {
         match &e {
             MoveError::File { what, source } => Self::io(what, source),
-            MoveError::Nbd(inner) => Self::new(1, e.to_string()).hint(inner.hint()),
+            MoveError::Nbd(inner) => {
+                let code = match inner {
+                    NbdClientError::Remote {
+                        error: NbdError::NoSpace,
+                        ..
+                    } => 14,
+                    _ => 1,
+                };
+                Self::new(code, e.to_string()).hint(inner.hint())
+            }
             MoveError::Misfit(_) => Self::new(1, e.to_string()),
         }
     }

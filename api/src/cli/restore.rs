@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use sendense_nbd::client::ClientError as NbdClientError;
+
 use super::interrupt::Interruptible;
 use super::progress::Bars;
 use super::{CliError, Context, Result, args, job, output};
-use crate::mover::{self, Fetch};
+use crate::mover::{self, Fetch, MoveError};
 use crate::types::{Backup, Code, RestoreDisk, RestoreExportRequest};
 
 pub(super) fn run(c: &Context, r: args::Restore) -> Result<()> {
@@ -66,7 +68,16 @@ fn here(c: &Context, backup: &Backup, r: &args::Restore, path: &Path, size: u64)
         connections: usize::from(r.connections),
         progress,
     };
-    let fetched = work.run(async { Ok(mover::fetch(fetch).await?) });
+    let fetched = work.run(async {
+        let fetched = mover::fetch(fetch).await;
+        fetched.map_err(|e| match e {
+            MoveError::Nbd(NbdClientError::Remote { .. }) => CliError::from(e).hint(format!(
+                "see whether it is damaged: `sendense-ctl backup verify --backup-id {}`",
+                backup.backup_id
+            )),
+            e => e.into(),
+        })
+    });
     bar.clear();
     close(c, &export.export_id);
     fetched?;

@@ -1,7 +1,7 @@
 //! Jobs for people.
 
 use super::{bytes, table};
-use crate::types::{Job, JobList};
+use crate::types::{Job, JobList, JobStatus};
 
 pub(in crate::cli) fn jobs(list: &JobList) -> String {
     if list.jobs.is_empty() {
@@ -29,6 +29,9 @@ fn state(j: &Job) -> String {
 }
 
 fn percent(j: &Job) -> String {
+    if j.status == JobStatus::Completed {
+        return "100 %".to_owned();
+    }
     let total: u64 = j.disks.iter().map(|d| d.total_bytes).sum();
     let done: u64 = j.disks.iter().map(|d| d.covered_bytes).sum();
     match done.saturating_mul(100).checked_div(total) {

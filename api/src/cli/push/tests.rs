@@ -38,7 +38,7 @@ fn mistakes_are_found_before_the_daemon_is_asked() {
 
     assert_eq!(look(&push(&at)).unwrap()[0].size, 1000);
     assert!(usage(&format!("{at} {at}")).contains("twice"));
-    assert!(usage(&format!("{at} --type incremental")).contains("needs its changed extents"));
+    assert!(usage(&format!("{at} --type incremental")).contains("needs the changed extents"));
     assert!(usage(&format!("{at} --change-id 1=t")).contains("--change-id names disk 1"));
     assert!(usage(&format!("{at} --base 2=t")).contains("--base-change-id names disk 2"));
     std::fs::write(&list, "nonsense").unwrap();
