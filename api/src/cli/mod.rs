@@ -124,6 +124,14 @@ pub(crate) struct Context {
 
 impl Context {
     fn new(global: &Global) -> Result<Self> {
+        let host = global.url.strip_prefix("http://").unwrap_or_default();
+        if host.trim_end_matches('/').is_empty() {
+            let wrong = format!("{:?} is no address of a daemon", global.url);
+            return Err(CliError::new(64, wrong).hint(format!(
+                "set SENDENSE_URL to something like {}; beyond this machine use a tunnel",
+                client::DEFAULT_URL
+            )));
+        }
         let home = std::env::var_os("HOME").map(PathBuf::from);
         let dir = |name: &str| std::env::var_os(name).map(PathBuf::from);
         let config_home =

@@ -349,7 +349,14 @@ impl From<MoveError> for CliError {
                     } => 14,
                     _ => 1,
                 };
-                Self::new(code, e.to_string()).hint(inner.hint())
+                let hint = match inner {
+                    NbdClientError::Tls(_) => {
+                        "name a directory that holds the daemon's ca-cert.pem with \
+                         --tls-certificates or SENDENSE_TLS_CERTIFICATES"
+                    }
+                    _ => inner.hint(),
+                };
+                Self::new(code, e.to_string()).hint(hint)
             }
             MoveError::Misfit(_) => Self::new(1, e.to_string()),
         }

@@ -320,8 +320,16 @@ fn refusals_end_with_their_codes() {
         assert_eq!(ctl(&fake, &["backup", "show", "x"]).0, exit);
     }
     let mut nobody = Fake::new(vec![]);
-    nobody.url = "http://127.0.0.1:1".into();
-    assert_eq!(ctl(&nobody, &["backup", "list"]).0, 4);
+    for (url, exit) in [
+        ("http://127.0.0.1:1", 4),
+        ("", 64),
+        ("127.0.0.1:8082", 64),
+        ("http://", 64),
+        ("https://host", 64),
+    ] {
+        nobody.url = url.into();
+        assert_eq!(ctl(&nobody, &["backup", "list"]).0, exit, "{url}");
+    }
 }
 
 #[test]
