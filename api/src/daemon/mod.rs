@@ -70,6 +70,10 @@ impl Daemon {
         let plane = Arc::new(plane.context("the data plane cannot be started")?);
         let service = Service::new(config, store, Arc::clone(&plane), vec![local]);
         service.recover().await?;
+        if service.config().nbd.exports.is_some() {
+            // At a start a bad file is a reason not to start: nobody would look for it later.
+            service.reload_exports(&auth::Caller::daemon()).await?;
+        }
 
         let listeners = listen::Listeners::open(&service, &plane)?;
         let (stop, stopped) = watch::channel(false);
@@ -110,6 +114,9 @@ impl Daemon {
         }
         self.service.store().close().await;
         self.listeners.remove_socket();
+        if !self.service.release().await {
+            tracing::warn!("work was still running at the end");
+        }
     }
 }
 
@@ -121,3 +128,6 @@ async fn sweep(service: Service, mut stopped: watch::Receiver<bool>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,18 +1,54 @@
-//! SIGTERM and SIGINT end the daemon in order.
+//! SIGHUP loads the declared exports again; SIGTERM and SIGINT end the daemon in order.
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Daemon;
+use crate::auth::Caller;
 
 /// Runs until a signal says stop, then stops.
 pub async fn run_until_stopped(daemon: Daemon) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be handled")?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => reload(&daemon).await,
+            _ = terminate.recv() => {
+                tracing::info!("SIGTERM: stopping");
+                break;
+            }
+            _ = interrupt.recv() => {
+                tracing::info!("SIGINT: stopping");
+                break;
+            }
+        }
     }
     daemon.shutdown().await;
     Ok(())
+}
+
+async fn reload(daemon: &Daemon) {
+    if daemon.service().config().nbd.exports.is_none() {
+        tracing::info!("SIGHUP: nbd.exports names no file, there is nothing to load again");
+        return;
+    }
+    match daemon.service().reload_exports(&Caller::daemon()).await {
+        Ok(r) => tracing::info!(
+            added = ?r.added, changed = ?r.changed, removed = ?r.removed, refused = ?r.refused,
+            "SIGHUP: the exports are loaded again, {} are as they were", r.unchanged
+        ),
+        Err(fault) => {
+            tracing::error!("SIGHUP: {fault}");
+            for problem in fault
+                .extra
+                .get("problems")
+                .and_then(|p| p.as_array())
+                .into_iter()
+                .flatten()
+            {
+                tracing::error!("{}", problem.as_str().unwrap_or_default());
+            }
+        }
+    }
 }

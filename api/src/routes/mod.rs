@@ -49,6 +49,7 @@ pub fn router(service: Service) -> Router {
         .route("/jobs/{id}/cancel", post(jobs::cancel))
         .route("/repositories", get(server::repositories))
         .route("/exports", get(server::exports))
+        .route("/exports/reload", post(server::reload_exports))
         .layer(middleware::from_fn_with_state(
             service.clone(),
             auth::require_token,

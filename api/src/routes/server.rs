@@ -6,7 +6,7 @@ use axum::{Extension, Json};
 use crate::auth::Caller;
 use crate::error::Answer;
 use crate::service::Service;
-use crate::types::{ExportList, Health, RepositoryList};
+use crate::types::{ExportList, Health, Reload, RepositoryList};
 
 /// Open to everybody; says nothing that is a secret.
 pub(super) async fn health(State(service): State<Service>) -> Json<Health> {
@@ -22,4 +22,11 @@ pub(super) async fn repositories(
 
 pub(super) async fn exports(State(service): State<Service>) -> Json<ExportList> {
     Json(service.list_exports())
+}
+
+pub(super) async fn reload_exports(
+    State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
+) -> Answer<Json<Reload>> {
+    Ok(Json(service.reload_exports(&caller).await?))
 }

@@ -6,6 +6,7 @@
 mod backup;
 mod catalog;
 mod chains;
+mod declared;
 mod delete;
 mod exports;
 mod fault;
@@ -23,6 +24,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use sendense_engine::declared::DeclaredExports;
 use sendense_engine::plane::Plane;
 use sendense_nbd::uri::NbdUri;
 
@@ -55,6 +57,7 @@ struct Inner {
     running: Mutex<HashMap<String, Arc<Running>>>,
     chains: Chains,
     exports: RestoreExports,
+    declared: DeclaredExports,
     tasks: Tasks,
     started_at: Time,
 }
@@ -90,11 +93,13 @@ impl Service {
         plane: Arc<Plane>,
         repositories: Vec<OpenRepository>,
     ) -> Self {
+        let declared = DeclaredExports::new(Arc::clone(plane.registry()));
         Self {
             inner: Arc::new(Inner {
                 config,
                 store,
                 plane,
+                declared,
                 repositories,
                 endpoints: OnceLock::new(),
                 running: Mutex::default(),
@@ -130,6 +135,20 @@ impl Service {
     pub fn set_endpoints(&self, endpoints: Endpoints) {
         // A second word would change URIs that were given out.
         let _ = self.inner.endpoints.set(endpoints);
+    }
+
+    /// Lets go, and waits a moment for all others who still hold on to it: afterwards the
+    /// repositories are free for another process. Says whether they are.
+    pub async fn release(self) -> bool {
+        let inner = Arc::downgrade(&self.inner);
+        drop(self);
+        for _ in 0..500 {
+            if inner.strong_count() == 0 {
+                return true;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        false
     }
 
     fn uris(&self, export: &str) -> Vec<String> {

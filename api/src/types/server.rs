@@ -79,4 +79,10 @@ pub struct Reload {
     pub changed: Vec<String>,
     /// Exports that stayed as they are.
     pub unchanged: u64,
+    /// Exports to which the files' word could not be applied, and why.
+    #[serde(default)]
+    pub refused: Vec<String>,
+    /// Keys that were accepted but have no effect here.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }

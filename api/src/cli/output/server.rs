@@ -128,5 +128,7 @@ pub(in crate::cli) fn reload(r: &Reload) -> String {
         lines.extend(names.iter().map(|name| format!("{verb} {name}")));
     }
     lines.push(format!("{} unchanged", r.unchanged));
+    lines.extend(r.refused.iter().map(|why| format!("refused {why}")));
+    lines.extend(r.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
 }

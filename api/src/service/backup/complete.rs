@@ -34,7 +34,7 @@ impl Service {
         wait: Duration,
     ) -> Result<(Backup, bool)> {
         let id = self.resolve_backup(id, None).await?;
-        let Some(running) = self.running_job(&id) else {
+        let Some(running) = self.running_job(&id).filter(|r| !r.has_ended()) else {
             return self.complete_ended(caller, &id, &body).await;
         };
         let asked = if body.disks.is_empty() {
@@ -105,7 +105,8 @@ impl Service {
             Stage::InDoubt(fault) => return Err(fault.clone()),
             Stage::Ending => return Err(Fault::new(Code::WrongState, "it is being ended")),
             Stage::Ended(Some(fault)) => return Err(fault.clone()),
-            Stage::Ended(None) => {}
+            // It was sealed between two looks: whoever waits sees the point.
+            Stage::Ended(None) => return Ok(0),
         }
         let disk = state
             .disks

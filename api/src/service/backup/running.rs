@@ -123,10 +123,22 @@ impl Running {
         self.changed.subscribe()
     }
 
-    /// Moves to a stage and tells.
+    /// Moves to a stage and tells. At the end the disks are let go of, and what they hold open.
     pub(crate) fn enter(&self, stage: Stage) {
-        self.state().stage = stage;
+        let mut state = self.state();
+        let gone = match &stage {
+            Stage::Ended(_) => std::mem::take(&mut state.disks),
+            _ => Vec::new(),
+        };
+        state.stage = stage;
+        drop(state);
+        drop(gone);
         self.notify();
+    }
+
+    /// Whether nothing more will happen.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state().stage, Stage::Ended(_))
     }
 
     /// Begins the end of a job that has not begun to commit; its disks still hold their files.

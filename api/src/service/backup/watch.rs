@@ -22,13 +22,17 @@ impl Service {
         };
         let mut last = (0, Instant::now());
         let mut warned = false;
+        let mut changed = running.watch();
         for tick in 0_u32.. {
-            tokio::time::sleep(TICK).await;
+            // An end is noticed at once: whoever watches keeps the parent's images open.
+            let ended = changed.wait_for(|_| running.has_ended());
+            if tokio::time::timeout(TICK, ended).await.is_ok() {
+                return;
+            }
             let (moved, failure) = {
                 let mut state = running.state();
                 match state.stage {
                     Stage::Open => {}
-                    Stage::Ended(_) => return,
                     _ => continue,
                 }
                 let mut moved: u64 = 0;
