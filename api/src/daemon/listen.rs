@@ -10,6 +10,7 @@ use sendense_nbd::tls::{ClientCertificates, server_config};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::http::Limited;
 use crate::routes;
 use crate::service::{Endpoints, Service};
 
@@ -98,7 +99,7 @@ pub(super) fn serve_http(
     let listener = tokio::net::TcpListener::from_std(socket)?;
     let router = routes::router(service.clone());
     Ok(tokio::spawn(async move {
-        axum::serve(listener, router)
+        axum::serve(Limited::new(listener), router)
             .with_graceful_shutdown(async move {
                 // A sender that is gone has stopped, too.
                 let _ = stopped.wait_for(|stop| *stop).await;

@@ -5,6 +5,7 @@
 //! Nothing listens before recovery has ended.
 
 mod directory;
+mod http;
 mod listen;
 mod log;
 mod say;

@@ -7,7 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use sendense_engine::repository::{BackupId, LOCK_WAIT, RecoveryReport, VmId, VmPoints};
+use sendense_engine::repository::{
+    BackupId, LOCK_WAIT, RecoveryReport, StateEvent, StateLog, VmId, VmPoints,
+};
 
 use super::{OpenRepository, Result, Service, blocking, catalog};
 use crate::store::ListFilter;
@@ -70,8 +72,17 @@ impl Service {
         tx.upsert_repository(&row).await?;
         tx.commit().await?;
         let mut there = BTreeSet::new();
+        let sealed: BTreeSet<String> = self
+            .store()
+            .sealed_ids(&row.id)
+            .await?
+            .into_iter()
+            .collect();
         for (vm, points) in vms {
-            self.take_in(&row.id, vm, &points).await?;
+            // One VM's trouble does not keep the others from being served.
+            if let Err(e) = self.take_in(open, vm, &points, &sealed).await {
+                tracing::error!(%vm, "its points could not be taken into the catalog: {e}");
+            }
             there.extend(points.all().iter().map(|p| p.id().as_str().to_owned()));
             // A point that cannot be read is damaged, not missing.
             let damaged = points.damaged().iter();
@@ -96,16 +107,28 @@ impl Service {
     }
 
     /// Writes down the points that the catalog does not hold as sealed.
-    async fn take_in(&self, repository_id: &str, vm: VmId, points: &VmPoints) -> Result<()> {
+    async fn take_in(
+        &self,
+        open: &OpenRepository,
+        vm: VmId,
+        points: &VmPoints,
+        sealed: &BTreeSet<String>,
+    ) -> Result<()> {
+        let repository_id = open.repository.id().to_string();
         let mut changed = false;
         for point in points.all() {
-            let row = self.store().backup(point.id().as_str()).await?;
-            if row.is_some_and(|r| r.status == "completed") {
+            let id = point.id();
+            if sealed.contains(id.as_str()) {
                 continue;
             }
-            tracing::info!(backup = %point.id(), "its manifest is taken into the catalog");
+            tracing::info!(backup = %id, "its manifest is taken into the catalog");
+            let (repository, of) = (open.repository.clone(), id.clone());
+            let notes = blocking(move || Ok(repository.notes(vm, &of)?)).await?;
             let mut tx = self.store().begin_write().await?;
             catalog::record_point(self.store(), &mut tx, point).await?;
+            if let Some(at) = last_verified(&notes) {
+                tx.set_backup_verified(id.as_str(), at).await?;
+            }
             tx.commit().await?;
             changed = true;
         }
@@ -116,10 +139,10 @@ impl Service {
             .filter(|c| c.repository_id == repository_id)
             .map(|c| c.total_backups)
             .sum();
-        let sealed: usize = points.all().iter().map(|p| p.disks.len()).sum();
-        if changed || recorded != sealed as u64 {
+        let disks: usize = points.all().iter().map(|p| p.disks.len()).sum();
+        if changed || recorded != disks as u64 {
             let mut tx = self.store().begin_write().await?;
-            catalog::record_chains(&mut tx, &vm_id, repository_id, points).await?;
+            catalog::record_chains(&mut tx, &vm_id, &repository_id, points).await?;
             tx.commit().await?;
         }
         Ok(())
@@ -142,6 +165,17 @@ impl Service {
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// When a point was last found whole, as its notes tell; a later damage ends that.
+fn last_verified(notes: &StateLog) -> Option<i64> {
+    let mut at = None;
+    for note in &notes.entries {
+        if let StateEvent::Verified { ok, .. } = note.event {
+            at = ok.then(|| Time::from(note.at).micros());
+        }
+    }
+    at
 }
 
 fn log(repository: &str, report: &RecoveryReport) {

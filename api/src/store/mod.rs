@@ -19,6 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -66,10 +68,14 @@ impl StoreError {
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// The catalog, as one tenant sees it.
+///
+/// Writers queue before they take a connection: those who wait for SQLite's lock would otherwise
+/// hold all connections, and the one who has it could not read.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
     tenant: Arc<str>,
+    writer: Arc<Mutex<()>>,
 }
 
 /// A transaction that may write. Dropped without [`commit`](Self::commit), nothing happened.
@@ -77,6 +83,8 @@ pub struct Store {
 pub struct WriteTx {
     tx: sqlx::Transaction<'static, sqlx::Sqlite>,
     tenant: Arc<str>,
+    /// Let go of after the transaction has ended.
+    _turn: OwnedMutexGuard<()>,
 }
 
 impl Store {
@@ -101,6 +109,7 @@ impl Store {
         Ok(Self {
             pool,
             tenant: Arc::from(Self::DEFAULT_TENANT),
+            writer: Arc::default(),
         })
     }
 
@@ -109,14 +118,17 @@ impl Store {
         Self {
             pool: self.pool.clone(),
             tenant: Arc::from(tenant),
+            writer: Arc::clone(&self.writer),
         }
     }
 
     /// A transaction that holds the writer's lock from its first moment.
     pub async fn begin_write(&self) -> Result<WriteTx> {
+        let turn = Arc::clone(&self.writer).lock_owned().await;
         Ok(WriteTx {
             tx: self.pool.begin_with("BEGIN IMMEDIATE").await?,
             tenant: Arc::clone(&self.tenant),
+            _turn: turn,
         })
     }
 

@@ -206,11 +206,13 @@ async fn tenants_do_not_see_each_other() {
 async fn writers_that_read_first_wait_for_each_other() {
     let (_dir, store) = seeded().await;
     let mut tasks = Vec::new();
-    for i in 0..8 {
+    // More than there are connections, and each reads beside its transaction.
+    for i in 0..40 {
         let store = store.clone();
         tasks.push(tokio::spawn(async move {
             let mut tx = store.begin_write().await.unwrap();
             let id = format!("b{i}");
+            assert!(store.backup(&id).await.unwrap().is_none());
             assert!(!tx.backup_exists(&id).await.unwrap());
             tx.upsert_backup(&backup(&id, None, i)).await.unwrap();
             tx.commit().await.unwrap();
@@ -219,7 +221,7 @@ async fn writers_that_read_first_wait_for_each_other() {
     for t in tasks {
         t.await.unwrap();
     }
-    assert_eq!(store.unfinished_backups().await.unwrap().len(), 8);
+    assert_eq!(store.unfinished_backups().await.unwrap().len(), 40);
 }
 
 #[tokio::test]

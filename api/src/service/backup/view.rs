@@ -4,7 +4,7 @@ use super::running::{Disk, Running};
 use crate::auth::Caller;
 use crate::service::{Fault, Result, Service};
 use crate::store::{BackupRow, DiskRow};
-use crate::types::{Backup, BackupDisk, Code, Job, JobDisk, JobKind, Time};
+use crate::types::{Backup, BackupDisk, Code, Job, JobDisk, JobKind, JobStatus, Time};
 
 impl Service {
     /// `GET /backup/{id}`; the id is whole.
@@ -126,7 +126,12 @@ impl Service {
 }
 
 fn job_disk(b: &Backup, d: &BackupDisk, live: Option<&Disk>) -> JobDisk {
-    let total_bytes = live.map_or(d.size_bytes.max(d.covered_bytes), |l| l.total);
+    let total_bytes = match live {
+        Some(l) => l.total,
+        // What was sent was all there was to send.
+        None if b.status == JobStatus::Completed => d.covered_bytes,
+        None => d.size_bytes,
+    };
     let begun = live.and_then(|l| l.first_at).or(b.started_at);
     let ended = b.completed_at.unwrap_or_else(Time::now);
     let seconds = begun.map_or(0.0, |t| ended.seconds_since(t));
