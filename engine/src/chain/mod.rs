@@ -18,6 +18,7 @@ mod layer;
 pub mod offline;
 mod piece;
 mod read;
+mod scan;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -34,6 +35,7 @@ pub use piece::{Content, Piece};
 use cache::{Cache, Lookup, Region, Ticket};
 use checked::Checked;
 use read::Unpacked;
+use scan::Scan;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -231,8 +233,10 @@ impl Chain {
         let mut out: Vec<Piece> = Vec::new();
         // What no layer so far decides about, with what the last of them keeps for it.
         let mut open: Vec<(GuestRange, Content)> = Vec::new();
-        let nothing = Content::Unallocated { host: None };
-        open.extend(GuestRange::new(start, end.saturating_sub(start)).map(|r| (r, nothing)));
+        let Some(window) = GuestRange::new(start, end.saturating_sub(start)) else {
+            return Ok(out);
+        };
+        open.push((window, Content::Unallocated { host: None }));
         let bottom = self.layers.len().saturating_sub(1);
         for (depth, layer) in self.layers.iter().enumerate() {
             let mut deeper: Vec<(GuestRange, Content)> = Vec::new();
@@ -240,6 +244,7 @@ impl Chain {
                 .checksums
                 .as_deref()
                 .map(|sums| Checked { sums, depth });
+            let mut scan = Scan::new(layer, window, checked);
             for (range, content) in open {
                 let (inside, behind) = split(range, if depth == 0 { end } else { layer.end() });
                 if !behind.is_empty() {
@@ -252,7 +257,7 @@ impl Chain {
                 if inside.is_empty() {
                     continue;
                 }
-                layer.map(inside, checked.as_ref(), &mut |range, content| {
+                scan.map(inside, &mut |range, content| {
                     if content.is_present() || depth == bottom {
                         out.push(Piece {
                             range,

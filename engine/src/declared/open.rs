@@ -133,8 +133,11 @@ fn qcow2(d: &Declared) -> Result<Opened, String> {
     );
     let chain = chain.map_err(|e| e.to_string())?;
     let source = RestoreSource::new(chain).with_info(|told| {
-        let size = told.size;
-        *told = info(d, size);
+        let contexts = std::mem::take(&mut told.contexts);
+        *told = ExportInfo {
+            contexts,
+            ..info(d, told.size)
+        };
     });
     Ok(Opened {
         source: Arc::new(source),

@@ -4,7 +4,7 @@
 //! - A file is one open file description, so QEMU's locks on it are one holder's. Where the file
 //!   system is known to do it well (ext4, XFS, block devices), it is opened for direct I/O.
 //! - With direct I/O, what is not aligned is bounced. An unaligned write reads, changes and writes
-//!   back whole units, while nothing else writes to them ([`gate`](self::gate)).
+//!   back whole units, while nothing else writes to them (`gate`).
 
 mod dir;
 mod direct;
