@@ -18,7 +18,7 @@ pub use sink::SourceSink;
 use crate::chain::Chain;
 use crate::io::Io;
 use crate::plane::Source;
-use crate::storage::{File, LockKind};
+use crate::storage::{File, LockKind, LockedFile};
 use crate::transfer::{
     ChainReader, Copied, CopyOptions, DiskReader, FileReader, NbdReader, Progress, client, copy,
 };
@@ -72,8 +72,8 @@ impl OpenSource {
         match source {
             PullSource::File { file, name } => {
                 // Whoever writes to it meanwhile, with QEMU's locks, is told so.
-                file.lock(LockKind::Reader)
-                    .map_err(|e| Error::io(&name, e))?;
+                let file = LockedFile::lock(file, LockKind::Reader);
+                let file = file.map_err(|e| Error::io(&name, e))?;
                 let size = file.len().map_err(|e| Error::io(&name, e))?;
                 Ok(Self::File(FileReader::new(file, size, name)))
             }

@@ -15,7 +15,7 @@ use sendense_nbd::client::{ClientPool, ConnectOptions};
 
 use crate::chain::Chain;
 use crate::io::Io;
-use crate::storage::{Create, Directory, File, LockKind};
+use crate::storage::{Create, Directory, File, LockKind, LockedFile};
 use crate::transfer::{
     ChainReader, Copied, CopyOptions, DiskReader, DiskSink, FileSink, NbdSink, Progress, Qcow2Sink,
     client, copy,
@@ -85,11 +85,10 @@ pub async fn write(
     let size = reader.size();
     match target {
         RestoreTarget::Device { file, name } => {
-            lock(&file, &name)?;
-            let sink = FileSink::over(file.clone(), size, name.clone())?;
-            let copied = copy(io, reader, None, &sink, options, progress).await;
-            unlock(&file, &name)?;
-            copied
+            let file = LockedFile::lock(file, LockKind::Writer);
+            let file = file.map_err(|e| Error::io(&name, e))?;
+            let sink = FileSink::over(file, size, name)?;
+            copy(io, reader, None, &sink, options, progress).await
         }
         RestoreTarget::Nbd {
             uri,
@@ -161,7 +160,8 @@ impl NewFile {
         let file = directory
             .open(&partial, Create::New)
             .map_err(|e| Error::io(&partial, e))?;
-        lock(&file, &partial)?;
+        file.lock(LockKind::Writer)
+            .map_err(|e| Error::io(&partial, e))?;
         Ok(Self {
             directory,
             path,
@@ -207,12 +207,4 @@ fn exists(directory: &dyn Directory, path: &str) -> bool {
         Ok(_) => true,
         Err(e) => e.kind() != std::io::ErrorKind::NotFound,
     }
-}
-
-fn lock(file: &Arc<dyn File>, name: &str) -> Result<()> {
-    file.lock(LockKind::Writer).map_err(|e| Error::io(name, e))
-}
-
-fn unlock(file: &Arc<dyn File>, name: &str) -> Result<()> {
-    file.unlock().map_err(|e| Error::io(name, e))
 }
