@@ -47,10 +47,23 @@ pub struct Nbd {
     /// A directory with `ca-cert.pem`, `server-cert.pem`, `server-key.pem`; TLS is then required
     /// on the TCP listener.
     pub tls_dir: Option<PathBuf>,
-    /// Ask clients for certificates of that CA.
+    /// Demand client certificates of that CA. A declared export is then open only to those whom
+    /// a rule names; the exports of backups and restores carry their right in their name.
     pub tls_verify_peer: bool,
+    /// Who may open which declared exports.
+    pub rules: Vec<NbdRule>,
     /// Threads that move bytes.
     pub threads: Option<usize>,
+}
+
+/// One rule: a certificate's name, and what it opens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NbdRule {
+    /// The certificate's subject, common name, or one of its DNS, URI or e-mail names; exactly.
+    pub subject: String,
+    /// Names of declared exports; a `*` at the end stands for anything.
+    pub exports: Vec<String>,
 }
 
 /// Limits.
@@ -205,6 +218,13 @@ impl Config {
         if file.nbd.tls_verify_peer && file.nbd.tls_dir.is_none() {
             return Err(value("nbd.tls_verify_peer", true, "needs nbd.tls_dir"));
         }
+        if !file.nbd.rules.is_empty() && !file.nbd.tls_verify_peer {
+            return Err(value(
+                "nbd.rules",
+                file.nbd.rules.len(),
+                "without nbd.tls_verify_peer nobody shows a certificate",
+            ));
+        }
         if let Some(n) = file.nbd.threads
             && !(1..=256).contains(&n)
         {
@@ -353,6 +373,10 @@ mod tests {
             ("[limits]\nrequest_seconds = 1", "request_seconds"),
             ("[nbd]\nthreads = 0", "threads"),
             ("[nbd]\ntls_verify_peer = true", "tls_dir"),
+            (
+                "[[nbd.rules]]\nsubject = 'a'\nexports = ['*']",
+                "tls_verify_peer",
+            ),
         ] {
             let e = config(text, Flags::default()).unwrap_err();
             assert!(e.contains(word), "{text}: {e}");

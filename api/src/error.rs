@@ -98,7 +98,18 @@ fn body_refusal(e: &JsonRejection) -> Refusal {
         }
         _ => Code::BadRequest,
     };
-    Refusal::new(code, e.body_text())
+    Refusal::new(code, said(&e.body_text()))
+}
+
+/// What a refusal of the framework says, without what it says of itself.
+fn said(text: &str) -> String {
+    const PREFIXES: [&str; 3] = [
+        "Failed to deserialize the JSON body into the target type: ",
+        "Failed to parse the request body as JSON: ",
+        "Failed to deserialize query string: ",
+    ];
+    let rest = PREFIXES.iter().find_map(|p| text.strip_prefix(p));
+    rest.unwrap_or(text).to_owned()
 }
 
 /// A JSON body that may be left out: nothing at all is the default.
@@ -151,7 +162,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(value)) => Ok(Self(value)),
             Err(QueryRejection::FailedToDeserializeQueryString(e)) => {
-                Err(Refusal::new(Code::BadRequest, e.body_text()))
+                Err(Refusal::new(Code::BadRequest, said(&e.body_text())))
             }
             Err(e) => Err(Refusal::new(Code::BadRequest, e.body_text())),
         }

@@ -40,6 +40,8 @@ pub struct Entry<T> {
     pub max_connections: Option<usize>,
     /// Only for peers whose verified certificate carries one of these names; `None` for all.
     pub subjects: Option<Vec<String>>,
+    /// Peers on a unix socket pass without a certificate: the socket's file mode says who may.
+    pub local_passes: bool,
     /// Only for peers that speak TLS; others are told so, and do not see it in LIST.
     pub require_tls: bool,
 }
@@ -53,11 +55,15 @@ impl<T> Entry<T> {
             listed: true,
             max_connections: None,
             subjects: None,
+            local_passes: false,
             require_tls: false,
         }
     }
 
     fn admits(&self, peer: &Peer) -> bool {
+        if self.local_passes && peer.address.is_none() && !peer.tls {
+            return true;
+        }
         self.subjects.as_ref().is_none_or(|subjects| {
             peer.certificate_names
                 .iter()

@@ -238,3 +238,78 @@ async fn vms_are_registered_shown_and_told_apart() {
         assert_eq!(status, 422, "{bad}: {p}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_from_start_to_delete_by_its_routes() {
+    let server = Server::new().await;
+    let body = json!({"vm_name": "db1", "backup_type": "full",
+        "disks": [{"disk_id": 0, "size_bytes": 1_048_576, "sparse": true}]});
+    let (status, b) = server.post("/backup/start", &body).await;
+    assert_eq!(status, 202, "{b}");
+    assert_eq!(
+        (b["vm_created"].as_bool(), b["status"].as_str()),
+        (Some(true), Some("running"))
+    );
+    let id = b["backup_id"].as_str().unwrap();
+    let name = b["disks"][0]["export_name"].as_str().unwrap();
+    assert!(name.len() <= 63 && name.starts_with("backup-"), "{name}");
+
+    // Nothing sealed yet: no list, no chain, no export; the job is there.
+    assert_eq!(server.get("/backup/list").await.1["backups"], json!([]));
+    let (_, all) = server.get("/backup/list?status=running&vm_name=db1").await;
+    assert_eq!(all["backups"][0]["backup_id"], id);
+    let export = json!({"backup_id": id, "disk_id": 0});
+    assert_eq!(
+        server.post("/restore/export", &export).await.1["code"],
+        "wrong_state"
+    );
+    assert_eq!(
+        server.get(&format!("/jobs/{id}")).await.1["phase"],
+        "waiting"
+    );
+    let delete = server.request(Method::DELETE, &format!("/backup/{id}"));
+    let (status, p) = server.send(delete.body(Body::empty()).unwrap()).await;
+    assert_eq!((status, p["code"].as_str()), (409, Some("wrong_state")));
+
+    // A sparse full of nothing is a disk of zeroes.
+    let (status, done) = server
+        .post(&format!("/backup/{id}/complete?wait=30"), &json!({}))
+        .await;
+    assert_eq!(
+        (status, done["status"].as_str()),
+        (200, Some("completed")),
+        "{done}"
+    );
+    assert_eq!(done["disks"][0]["change_id"], format!("sendense:{id}"));
+    let (_, chain) = server.get("/backup/chain?vm_name=db1").await;
+    assert_eq!(chain["disks"][0]["latest_backup_id"], id);
+    assert_eq!(chain["disks"][0]["chains"][0]["current"], true);
+    let (status, export) = server.post("/restore/export", &export).await;
+    assert_eq!(
+        (status, export["size_bytes"].as_u64()),
+        (201, Some(1 << 20))
+    );
+    assert_eq!(
+        server.get("/backup/latest?vm_name=db1").await.1["backup_id"],
+        id
+    );
+    assert_eq!(
+        server.get("/repositories").await.1["repositories"][0]["backup_count"],
+        1
+    );
+
+    // The export is idle, so it does not stand in the way.
+    let path = format!("/backup/{id}?dry_run=false");
+    let delete = server
+        .request(Method::DELETE, &path)
+        .body(Body::empty())
+        .unwrap();
+    let (status, gone) = server.send(delete).await;
+    assert_eq!(
+        (status, gone["deleted"][0]["backup_id"].as_str()),
+        (200, Some(id)),
+        "{gone}"
+    );
+    assert_eq!(server.get(&format!("/backup/{id}")).await.0, 404);
+    assert_eq!(server.get("/restore/exports").await.1["exports"], json!([]));
+}

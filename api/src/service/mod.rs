@@ -24,7 +24,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use sendense_engine::declared::DeclaredExports;
+use sendense_engine::declared::{DeclaredExports, Rule};
 use sendense_engine::plane::Plane;
 use sendense_nbd::uri::NbdUri;
 
@@ -93,7 +93,14 @@ impl Service {
         plane: Arc<Plane>,
         repositories: Vec<OpenRepository>,
     ) -> Self {
-        let declared = DeclaredExports::new(Arc::clone(plane.registry()));
+        let mut declared = DeclaredExports::new(Arc::clone(plane.registry()));
+        if config.nbd.tls_verify_peer {
+            let rules = config.nbd.rules.iter().map(|rule| Rule {
+                subject: rule.subject.clone(),
+                exports: rule.exports.clone(),
+            });
+            declared = declared.with_rules(rules.collect());
+        }
         Self {
             inner: Arc::new(Inner {
                 config,

@@ -189,11 +189,14 @@ pub(crate) fn plan_disk(vm_id: VmId, disk: NewVmDisk) -> Result<VmDiskRow> {
     })
 }
 
-/// The sizes that a disk may have: any number of bytes, but some, and no more than 2^62.
+/// The largest disk: what an L1 table that QEMU opens can name with clusters of 64 KiB.
+const MAX_DISK: u64 = 2 << 50;
+
+/// The sizes that a disk may have: any number of bytes, but some.
 pub(crate) fn check_size(disk_id: u32, size: u64) -> Result<()> {
-    if size == 0 || size > 1 << 62 {
+    if size == 0 || size > MAX_DISK {
         return Err(Fault::invalid(format!(
-            "disk {disk_id} has {size} bytes; a disk has 1 to 2^62"
+            "disk {disk_id} has {size} bytes; a disk has 1 byte to 2 PiB"
         )));
     }
     Ok(())

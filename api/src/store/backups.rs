@@ -238,7 +238,8 @@ impl WriteTx {
     ) -> Result<()> {
         sqlx::query(
             "UPDATE backup_jobs SET status = $3, error_code = $4, error_message = $5,
-                 completed_at = $6, parent_backup_id = NULL
+                 completed_at = $6, parent_backup_id = NULL,
+                 phase = CASE phase WHEN 'interrupted' THEN phase END
              WHERE tenant = $1 AND id = $2 AND status IN ('pending', 'running')",
         )
         .bind(&*self.tenant)

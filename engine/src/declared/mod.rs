@@ -8,6 +8,7 @@ mod ini;
 mod keys;
 mod open;
 mod reload;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -15,3 +16,4 @@ pub use config::{Configuration, read};
 pub use ini::Problem;
 pub use keys::{Declared, DeclaredFormat};
 pub use reload::{DeclaredExports, DeclaredStatus, ReloadReport};
+pub use rules::Rule;

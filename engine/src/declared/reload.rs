@@ -15,12 +15,14 @@ use super::config::{self, Configuration};
 use super::ini::Problem;
 use super::keys::{Declared, DeclaredFormat};
 use super::open::{self, OpenDisks, Opened};
+use super::rules::{self, Rule};
 use crate::plane::ExportRegistry;
 
 /// The exports that files declare, in one registry with all others.
 #[derive(Debug)]
 pub struct DeclaredExports {
     registry: Arc<ExportRegistry>,
+    rules: Option<Vec<Rule>>,
     state: Mutex<State>,
 }
 
@@ -68,8 +70,16 @@ impl DeclaredExports {
     pub fn new(registry: Arc<ExportRegistry>) -> Self {
         Self {
             registry,
+            rules: None,
             state: Mutex::default(),
         }
+    }
+
+    /// Over TLS only clients whose certificate a rule names may open what the rule covers.
+    #[must_use]
+    pub fn with_rules(mut self, rules: Vec<Rule>) -> Self {
+        self.rules = Some(rules);
+        self
     }
 
     /// Reads the configuration and applies it. An error has changed nothing. Blocking.
@@ -234,6 +244,11 @@ impl DeclaredExports {
                 .maxconnections
                 .map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             require_tls: declared.force_tls,
+            subjects: self
+                .rules
+                .as_ref()
+                .map(|rules| rules::subjects(rules, &declared.name)),
+            local_passes: true,
             ..Entry::new(opened.source.clone())
         };
         self.registry
