@@ -175,7 +175,11 @@ fn signed(
     issuer: &Issuer<'_, KeyPair>,
 ) -> Result<(String, String), PkiError> {
     params.use_authority_key_identifier_extension = true;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    // QEMU asks for key encipherment too, even where the key cannot be used for it.
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+    ];
     params.extended_key_usages = vec![purpose];
     let key = KeyPair::generate()?;
     let cert = params.signed_by(&key, issuer)?;

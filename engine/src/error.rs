@@ -96,6 +96,7 @@ impl Error {
             std::io::ErrorKind::NotFound => ErrorKind::NotFound,
             std::io::ErrorKind::AlreadyExists => ErrorKind::Exists,
             std::io::ErrorKind::WouldBlock => ErrorKind::Locked,
+            std::io::ErrorKind::InvalidInput => ErrorKind::Invalid,
             _ => ErrorKind::Io,
         };
         Self::with(kind, at, source)

@@ -12,6 +12,8 @@ pub fn init(filter: Option<&str>, json: bool) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log on a full disk loses lines. To say so on the same disk would panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     // A second start in one process keeps the first log.
     let _ = if json {

@@ -56,7 +56,7 @@ impl Service {
             with_dependents,
             dry_run,
         };
-        self.end_idle_exports(&row.id);
+        self.refuse_while_exported(&row.id)?;
         let (deleting, points) = (repository.clone(), repository.clone());
         let done = blocking(move || Ok(deleting.delete(&request)?)).await?;
         if !dry_run {

@@ -205,19 +205,23 @@ impl Service {
         }
     }
 
-    /// Ends the exports of a point that nobody is connected to: they should not keep it from
-    /// being deleted. Those in use do.
-    pub(super) fn end_idle_exports(&self, backup_id: &str) {
-        let connections = self.connections();
-        lock(&self.inner.exports.open).retain(|_, open| {
-            let idle = open.backup_id == backup_id && count(&connections, &open.name) == 0;
-            !(idle
-                && self
-                    .plane()
-                    .registry()
-                    .remove(&open.name, Removal::Safe)
-                    .is_ok())
-        });
+    /// An export holds its point, also while nobody is connected to it: somebody made it to read
+    /// from it. Points that others build on are held by the engine, which has their files open.
+    pub(super) fn refuse_while_exported(&self, backup_id: &str) -> Result<()> {
+        let open = lock(&self.inner.exports.open);
+        let mut ids = open.iter().filter(|(_, e)| e.backup_id == backup_id);
+        match ids.next() {
+            None => Ok(()),
+            Some((id, export)) => Err(Fault::new(
+                Code::Busy,
+                format!(
+                    "{backup_id} is exported as {id} until {}, and by {} more",
+                    export.expires_at,
+                    ids.count()
+                ),
+            )
+            .hint(format!("end it with `sendense-ctl backup unexport {id}`"))),
+        }
     }
 
     /// `GET /exports`: the declared ones, that LIST shows.

@@ -220,6 +220,9 @@ impl Growing {
             return Ok(());
         }
         let path = self.partial_path(Part::Image);
+        // Its space comes back now, and not when the last connection has let go of it: what writes
+        // down why the job failed may need it. Where this fails, removing does the same later.
+        let _ = self.file.set_len(0);
         match self.inner.dir.remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(self.inner.io(&format!("removing {path}"), e))

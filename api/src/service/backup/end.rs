@@ -15,6 +15,9 @@ use crate::types::{Backup, Code, Time};
 /// How long operations in flight are awaited before their file goes.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// How often the end of a job is tried to be written down.
+const TRIES: u32 = 50;
+
 impl Service {
     /// `POST /backup/{id}/cancel`. Cancelling what was cancelled is fine.
     pub async fn cancel_backup(&self, caller: &Caller, id: &str) -> Result<Backup> {
@@ -93,10 +96,12 @@ impl Service {
         .await
     }
 
-    /// Writes down how a job ended; where the catalog fails, the next start says "interrupted".
+    /// Writes down how a job ended. A catalog beside a repository that has just been full gets its
+    /// space back a moment after the unfinished file has gone, so it is tried for some seconds;
+    /// where it fails for good, the next start says "interrupted".
     pub(super) async fn record_end(&self, id: &BackupId, status: &str, fault: &Fault) {
         let at = Time::now().micros();
-        for _ in 0..3 {
+        for attempt in 1..=TRIES {
             let write = async {
                 let mut tx = self.store().begin_write().await?;
                 tx.end_backup(id.as_str(), status, fault.code.as_str(), &fault.detail, at)
@@ -105,7 +110,10 @@ impl Service {
             };
             match write.await {
                 Ok(()) => return,
-                Err(e) => tracing::error!(backup = %id, "its end is not written down: {e}"),
+                Err(e) if attempt == TRIES => {
+                    tracing::error!(backup = %id, "its end is not written down: {e}");
+                }
+                Err(e) => tracing::debug!(backup = %id, attempt, "not written down yet: {e}"),
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
