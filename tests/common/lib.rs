@@ -1,1 +1,11 @@
-//! Test support.
+//! Support for the end-to-end tests: a real daemon, real QEMU tools and NBD clients as oracles,
+//! and disks whose content is known.
+//!
+//! Nothing here reaches into the product: it speaks REST, NBD and the command line, as a user does.
+
+pub mod backup;
+pub mod command;
+pub mod daemon;
+pub mod disk;
+pub mod mover;
+pub mod oracle;

@@ -1,0 +1,488 @@
+//! Show 3: images of other makers read identical, map entry by entry, check with QEMU's verdict;
+//! and QEMU writes on in ours.
+
+use std::path::{Path, PathBuf};
+
+use sendense_tests::command::{run, run_ours};
+use sendense_tests::disk::{Disk, Random};
+use sendense_tests::{daemon::Daemon, mover, oracle};
+use serde_json::json;
+
+const SIZE: u64 = (24 << 20) + 512 * 3;
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The matrix: a name and the arguments of `qemu-img create` or `convert`.
+const MATRIX: &[(&str, &[&str])] = &[
+    ("v2", &["-o", "compat=0.10"]),
+    ("v2-512", &["-o", "compat=0.10,cluster_size=512"]),
+    ("c512", &["-o", "cluster_size=512"]),
+    ("c1k", &["-o", "cluster_size=1k"]),
+    ("c4k", &["-o", "cluster_size=4k"]),
+    ("c32k", &["-o", "cluster_size=32k"]),
+    ("c64k", &["-o", "cluster_size=64k"]),
+    ("c128k", &["-o", "cluster_size=128k"]),
+    ("c256k", &["-o", "cluster_size=256k"]),
+    ("c1m", &["-o", "cluster_size=1M"]),
+    ("c2m", &["-o", "cluster_size=2M"]),
+    ("rb1", &["-o", "refcount_bits=1"]),
+    ("rb2", &["-o", "refcount_bits=2"]),
+    ("rb4", &["-o", "refcount_bits=4"]),
+    ("rb8", &["-o", "refcount_bits=8"]),
+    ("rb32", &["-o", "refcount_bits=32"]),
+    ("rb64", &["-o", "refcount_bits=64"]),
+    ("zlib", &["-c"]),
+    ("zlib-4k", &["-c", "-o", "cluster_size=4k"]),
+    ("zlib-2m", &["-c", "-o", "cluster_size=2M"]),
+    ("zstd", &["-c", "-o", "compression_type=zstd"]),
+    (
+        "zstd-2m",
+        &["-c", "-o", "compression_type=zstd,cluster_size=2M"],
+    ),
+    ("extl2", &["-o", "extended_l2=on,cluster_size=128k"]),
+    ("extl2-2m", &["-o", "extended_l2=on,cluster_size=2M"]),
+    ("lazy", &["-o", "lazy_refcounts=on"]),
+    ("prealloc", &["-o", "preallocation=metadata"]),
+];
+
+fn source(dir: &Path) -> Disk {
+    let disk = Disk::scattered(&dir.join("source.raw"), SIZE, 30, 3);
+    // Some half-compressible and some sub-cluster data, and the very last bytes.
+    let text: Vec<u8> = (0..300_000u32)
+        .flat_map(|i| (i / 7).to_le_bytes())
+        .collect();
+    disk.write(3 << 20, &text[..700_000]);
+    disk.write((5 << 20) + 512, &[0xa5; 1024]);
+    disk.write(SIZE - 512, &[0x5a; 512]);
+    disk
+}
+
+#[track_caller]
+fn reads_as(image: &Path, raw: &Path) {
+    let ours = run_ours(
+        "sendense-image",
+        &[
+            "compare",
+            "-f",
+            "qcow2",
+            "-F",
+            "raw",
+            text(image),
+            text(raw),
+        ],
+    );
+    assert_eq!(
+        ours.code,
+        0,
+        "{}: {}{}",
+        image.display(),
+        ours.stdout,
+        ours.stderr
+    );
+    let out = image.with_extension("out");
+    run_ours(
+        "sendense-image",
+        &[
+            "convert",
+            "-f",
+            "qcow2",
+            "-O",
+            "raw",
+            text(image),
+            text(&out),
+        ],
+    )
+    .ok();
+    oracle::same_bytes(&out, raw);
+    std::fs::remove_file(out).unwrap();
+}
+
+#[track_caller]
+fn maps_like_qemu(image: &Path) {
+    let theirs = oracle::map(image, "qcow2");
+    let ours = run_ours("sendense-image", &["map", "--output", "json", text(image)])
+        .ok()
+        .json();
+    let (theirs, ours) = (theirs.as_array().unwrap(), ours.as_array().unwrap());
+    for (i, entry) in theirs.iter().enumerate() {
+        assert_eq!(Some(entry), ours.get(i), "{}: entry {i}", image.display());
+    }
+    assert_eq!(theirs.len(), ours.len(), "{}", image.display());
+}
+
+#[track_caller]
+fn checks_like_qemu(image: &Path) {
+    let theirs = run("qemu-img", &["check", "-f", "qcow2", text(image)]);
+    let ours = run_ours("sendense-image", &["check", text(image)]);
+    assert_eq!(
+        theirs.code,
+        ours.code,
+        "{}: {}{}",
+        image.display(),
+        theirs.stdout,
+        ours.stdout
+    );
+}
+
+#[test]
+fn a_matrix_of_foreign_images_reads_maps_and_checks_as_in_qemu() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = source(dir.path());
+    for (name, args) in MATRIX {
+        let image = dir.path().join(format!("{name}.qcow2"));
+        let mut all = vec!["convert", "-f", "raw", "-O", "qcow2"];
+        all.extend_from_slice(args);
+        let ran = run(
+            "qemu-img",
+            &[&all[..], &[text(&disk.path), text(&image)]].concat(),
+        );
+        assert_eq!(ran.code, 0, "{name}: {}", ran.stderr);
+        reads_as(&image, &disk.path);
+        maps_like_qemu(&image);
+        checks_like_qemu(&image);
+    }
+}
+
+#[test]
+fn snapshots_backing_chains_dirty_and_corrupt_images_read_as_in_qemu() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = source(dir.path());
+    let base = dir.path().join("base.qcow2");
+    run(
+        "qemu-img",
+        &[
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            text(&disk.path),
+            text(&base),
+        ],
+    )
+    .ok();
+
+    // An internal snapshot, then other content in the active layer.
+    let snap = dir.path().join("snap.qcow2");
+    std::fs::copy(&base, &snap).unwrap();
+    run("qemu-img", &["snapshot", "-c", "before", text(&snap)]).ok();
+    oracle::qemu_io(
+        &["-f", "qcow2", text(&snap)],
+        &["write -P 7 1M 3M", "write -z 8M 1M"],
+    )
+    .ok();
+    let raw = dir.path().join("snap.raw");
+    run(
+        "qemu-img",
+        &[
+            "convert",
+            "-f",
+            "qcow2",
+            "-O",
+            "raw",
+            text(&snap),
+            text(&raw),
+        ],
+    )
+    .ok();
+    reads_as(&snap, &raw);
+    maps_like_qemu(&snap);
+    checks_like_qemu(&snap);
+
+    // A chain of three with zeroes, discards and a longer top, relative names.
+    let mut below = "base.qcow2".to_owned();
+    for (i, commands) in [
+        [
+            "write -P 1 64k 200k",
+            "write -z 2M 1M",
+            "write -P 2 10M 70k",
+        ],
+        [
+            "write -P 3 100k 512",
+            "discard 10M 64k",
+            "write -P 4 20M 1M",
+        ],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let name = format!("over{i}.qcow2");
+        let path = dir.path().join(&name);
+        let size = (SIZE + (i as u64) * (9 << 20)).to_string();
+        run(
+            "qemu-img",
+            &[
+                "create",
+                "-f",
+                "qcow2",
+                "-F",
+                "qcow2",
+                "-b",
+                &below,
+                text(&path),
+                &size,
+            ],
+        )
+        .ok();
+        oracle::qemu_io(&["-f", "qcow2", text(&path)], commands).ok();
+        below = name;
+        let raw = dir.path().join(format!("over{i}.raw"));
+        run(
+            "qemu-img",
+            &[
+                "convert",
+                "-f",
+                "qcow2",
+                "-O",
+                "raw",
+                text(&path),
+                text(&raw),
+            ],
+        )
+        .ok();
+        reads_as(&path, &raw);
+        maps_like_qemu(&path);
+        checks_like_qemu(&path);
+    }
+
+    // Header flags: dirty (bit 0) and corrupt (bit 1) read; check names them.
+    for (bit, word) in [(1u8, "dirty"), (2, "corrupt")] {
+        let flagged = dir.path().join(format!("{word}.qcow2"));
+        std::fs::copy(&base, &flagged).unwrap();
+        Disk::open(&flagged).write(79, &[bit]);
+        reads_as(&flagged, &disk.path);
+        let ran = run_ours("sendense-image", &["check", text(&flagged)]);
+        assert!(
+            ran.stdout.contains(word) || ran.stderr.contains(word),
+            "{}{}",
+            ran.stdout,
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn check_tells_corruption_from_leaks_and_repairs_leaks() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = source(dir.path());
+    let leaky = dir.path().join("leaky.qcow2");
+    run(
+        "qemu-img",
+        &[
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            text(&disk.path),
+            text(&leaky),
+        ],
+    )
+    .ok();
+    let broken = dir.path().join("broken.qcow2");
+    std::fs::copy(&leaky, &broken).unwrap();
+
+    // A leak: the L2 entry of a data cluster is dropped, its refcount stays.
+    let bytes = std::fs::read(&leaky).unwrap();
+    let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let l1 = word(40) as usize;
+    let l2 = (word(l1) & 0x00ff_ffff_ffff_fe00) as usize;
+    let used = (0..8192)
+        .find(|i| word(l2 + 8 * i) & (1 << 63) != 0)
+        .unwrap();
+    Disk::open(&leaky).write((l2 + 8 * used) as u64, &[0; 8]);
+    // A corruption: the same entry's COPIED flag is wrong.
+    let entry = word(l2 + 8 * used) & !(1 << 63);
+    Disk::open(&broken).write((l2 + 8 * used) as u64, &entry.to_be_bytes());
+
+    checks_like_qemu(&leaky);
+    checks_like_qemu(&broken);
+    assert_eq!(run_ours("sendense-image", &["check", text(&leaky)]).code, 3);
+    assert_eq!(
+        run_ours("sendense-image", &["check", text(&broken)]).code,
+        2
+    );
+    run_ours("sendense-image", &["check", "-r", "leaks", text(&leaky)]).ok();
+    oracle::check_clean(&leaky);
+}
+
+#[test]
+fn hostile_images_are_refused_with_one_clear_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = source(dir.path());
+    let good = dir.path().join("good.qcow2");
+    run(
+        "qemu-img",
+        &[
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            text(&disk.path),
+            text(&good),
+        ],
+    )
+    .ok();
+    let bytes = std::fs::read(&good).unwrap();
+    let make = |name: &str, edit: &dyn Fn(&mut Vec<u8>)| -> PathBuf {
+        let mut copy = bytes.clone();
+        edit(&mut copy);
+        let path = dir.path().join(name);
+        std::fs::write(&path, copy).unwrap();
+        path
+    };
+    let cases: Vec<(&str, PathBuf)> = vec![
+        ("wrong magic", make("magic", &|b| b[0] = b'X')),
+        ("half a header", make("half", &|b| b.truncate(60))),
+        ("an empty file", make("empty", &|b| b.clear())),
+        ("cut behind the header", make("cut", &|b| b.truncate(65536))),
+        (
+            "an L1 of 4 GiB",
+            make("l1", &|b| b[36..40].copy_from_slice(&[0x20, 0, 0, 0])),
+        ),
+        (
+            "a disk of 2^63",
+            make("bomb", &|b| {
+                b[24..32].copy_from_slice(&(1u64 << 63).to_be_bytes())
+            }),
+        ),
+        (
+            "clusters of 2^31",
+            make("cluster", &|b| {
+                b[20..24].copy_from_slice(&31u32.to_be_bytes())
+            }),
+        ),
+        ("an unknown feature", make("feature", &|b| b[72] = 0x80)),
+        (
+            "encryption",
+            make("crypt", &|b| b[32..36].copy_from_slice(&2u32.to_be_bytes())),
+        ),
+        ("an external data file", make("data", &|b| b[79] |= 4)),
+        (
+            "an L1 beyond the end",
+            make("beyond", &|b| {
+                b[40..48].copy_from_slice(&(1u64 << 50).to_be_bytes())
+            }),
+        ),
+    ];
+    for (what, path) in cases {
+        for tool in [&["info"][..], &["check"], &["map", "--output", "json"]] {
+            let ran = run_ours(
+                "sendense-image",
+                &[tool, &["-f", "qcow2", text(&path)]].concat(),
+            );
+            assert!(
+                [1, 2].contains(&ran.code),
+                "{what} {tool:?}: exit {}\n{}{}",
+                ran.code,
+                ran.stdout,
+                ran.stderr
+            );
+            let said = format!("{}{}", ran.stdout, ran.stderr);
+            assert!(!said.contains("panicked"), "{what}: {said}");
+        }
+    }
+}
+
+#[test]
+fn backing_names_that_point_outside_are_refused_and_cycles_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("inner");
+    std::fs::create_dir(&inner).unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, vec![b's'; 1 << 20]).unwrap();
+    for name in [
+        text(&secret),
+        "../secret",
+        "json:{\"driver\":\"raw\"}",
+        "nbd://127.0.0.1/x",
+    ] {
+        let image = inner.join("top.qcow2");
+        run(
+            "qemu-img",
+            &[
+                "create",
+                "-q",
+                "-u",
+                "-f",
+                "qcow2",
+                "-F",
+                "raw",
+                "-b",
+                name,
+                text(&image),
+                "1M",
+            ],
+        )
+        .ok();
+        let ran = run_ours(
+            "sendense-image",
+            &[
+                "convert",
+                "-O",
+                "raw",
+                text(&image),
+                text(&inner.join("out")),
+            ],
+        );
+        assert_ne!(ran.code, 0, "{name}: {}", ran.stdout);
+        assert!(!inner.join("out").exists(), "{name}");
+        std::fs::remove_file(&image).unwrap();
+    }
+    let (a, b) = (inner.join("a.qcow2"), inner.join("b.qcow2"));
+    for (path, backing) in [(&a, "b.qcow2"), (&b, "a.qcow2")] {
+        run(
+            "qemu-img",
+            &[
+                "create",
+                "-q",
+                "-u",
+                "-f",
+                "qcow2",
+                "-F",
+                "qcow2",
+                "-b",
+                backing,
+                text(path),
+                "1M",
+            ],
+        )
+        .ok();
+    }
+    let ran = run_ours("sendense-image", &["map", text(&a)]);
+    assert_ne!(ran.code, 0, "{}", ran.stdout);
+}
+
+#[test]
+fn qemu_writes_on_in_a_copy_of_our_chain_and_check_stays_clean() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("disk.raw"), 40 << 20, 50, 11);
+    let started = daemon.start_backup(&json!({
+        "vm_name": "v", "backup_type": "full", "repository": "local",
+        "disks": [{ "disk_id": 0, "size_bytes": disk.size() }],
+    }));
+    mover::nbdcopy(&disk, started["disks"][0]["nbd_uris"][0].as_str().unwrap()).ok();
+    let id = started["backup_id"].as_str().unwrap();
+    daemon.complete(id, &json!([{ "disk_id": 0 }]));
+
+    let copy = dir.path().join("copy.qcow2");
+    std::fs::copy(&daemon.images(id)[0], &copy).unwrap();
+    let mut random = Random::new(5);
+    let mut commands = Vec::new();
+    for i in 0..30 {
+        let (at, len) = (
+            random.below(39 << 20) / 512 * 512,
+            512 * (1 + random.below(300)),
+        );
+        disk.write(at, &vec![(i + 1) as u8; len as usize]);
+        commands.push(format!("write -P {} {at} {len}", i + 1));
+    }
+    let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+    oracle::qemu_io(&["-f", "qcow2", text(&copy)], &commands).ok();
+    oracle::check_clean(&copy);
+    oracle::identical(&copy, &disk.path);
+}

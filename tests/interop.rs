@@ -1,0 +1,214 @@
+//! Show 4: other people's NBD clients on our server: fio with verify, qemu-io, nbdinfo, TLS.
+
+use std::path::Path;
+
+use sendense_tests::command::{run, run_ours};
+use sendense_tests::daemon::Daemon;
+use sendense_tests::disk::Disk;
+use sendense_tests::{backup, mover, oracle};
+use serde_json::json;
+
+#[track_caller]
+fn sparse_full(daemon: &Daemon, vm: &str, size: u64) -> serde_json::Value {
+    daemon.start_backup(&json!({
+        "vm_name": vm, "backup_type": "full", "repository": "local",
+        "disks": [{ "disk_id": 0, "size_bytes": size, "sparse": true }],
+    }))
+}
+
+#[test]
+fn fio_verifies_what_it_wrote_with_four_jobs_and_mixed_sizes() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let started = sparse_full(&daemon, "fio", 256 << 20);
+    let uri = format!("--uri={}", backup::uri(&started, 0));
+    let ran = run(
+        "fio",
+        &[
+            "--name=verify",
+            "--ioengine=nbd",
+            &uri,
+            "--rw=randwrite",
+            "--bsrange=512-128k",
+            "--bs_unaligned=1",
+            "--iodepth=16",
+            "--numjobs=4",
+            "--size=24m",
+            "--offset_increment=60m",
+            "--verify=crc32c",
+            "--do_verify=1",
+            "--verify_fatal=1",
+            "--randseed=9",
+            "--group_reporting",
+            "--verify_state_save=0",
+        ],
+    )
+    .ok();
+    assert!(!ran.stderr.contains("verify failed"), "{}", ran.stderr);
+    let id = backup::id(&started);
+    daemon.complete(&id, &json!([{ "disk_id": 0 }]));
+    oracle::check_clean(&daemon.images(&id)[0]);
+}
+
+#[test]
+fn qemu_io_patterns_read_back_before_and_after_the_seal() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let started = sparse_full(&daemon, "patterns", 64 << 20);
+    let uri = backup::uri(&started, 0);
+    oracle::qemu_io(
+        &["-f", "raw", &uri],
+        &[
+            "write -P 0xaa 0 8M",
+            "write -P 0xbb 1000 70000",
+            "write -z 512k 64k",
+            "write -z -u 2M 100k",
+            "discard 4M 1M",
+            "flush",
+            "read -P 0 512k 64k",
+            "read -P 0xbb 1000 70000",
+            "read -P 0 4M 1M",
+            "write -P 0xcc 4196352 512",
+            "read -P 0xcc 4196352 512",
+            "read -P 0 4196864 512",
+            "aio_write -P 0xdd 10M 3M",
+            "aio_flush",
+            "read -P 0xdd 10M 3M",
+            "read -P 0 60M 4M",
+        ],
+    )
+    .ok();
+    let id = backup::id(&started);
+    daemon.complete(&id, &json!([{ "disk_id": 0 }]));
+    let image = daemon.images(&id).remove(0);
+    oracle::check_clean(&image);
+    oracle::qemu_io(
+        &["-r", "-f", "qcow2", image.to_str().unwrap()],
+        &[
+            "read -P 0xbb 1000 70000",
+            "read -P 0 512k 64k",
+            "read -P 0xcc 4196352 512",
+            "read -P 0xdd 10M 3M",
+        ],
+    )
+    .ok();
+}
+
+#[test]
+fn nbdinfo_sees_sizes_flags_and_the_allocation_map_of_a_restore_export() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::empty(&dir.path().join("disk.raw"), (16 << 20) + 512);
+    disk.write(1 << 20, &[7; 1 << 20]);
+    disk.write(16 << 20, &[9; 512]);
+    let id = backup::full(&daemon, "mapped", &disk, "t");
+    let export = daemon
+        .post("/restore/export", &json!({ "backup_id": id, "disk_id": 0 }))
+        .expect(201);
+    let uri = export["nbd_uris"][0].as_str().unwrap();
+
+    let info = run("nbdinfo", &["--json", uri]).ok().json();
+    let seen = &info["exports"][0];
+    assert_eq!(seen["export-size"], disk.size(), "{info}");
+    assert_eq!(seen["is_read_only"], true, "{info}");
+    assert_eq!(seen["can_multi_conn"], true, "{info}");
+    assert!(
+        seen["contexts"].to_string().contains("base:allocation"),
+        "{info}"
+    );
+
+    let map = run("nbdinfo", &["--map", "--json", uri]).ok().json();
+    let holes: Vec<(u64, u64, bool)> = map
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| {
+            let n = |k: &str| e[k].as_u64().unwrap();
+            (n("offset"), n("length"), n("type") & 2 != 0)
+        })
+        .collect();
+    assert_eq!(
+        holes,
+        [
+            (0, 1 << 20, true),
+            (1 << 20, 1 << 20, false),
+            (2 << 20, 14 << 20, true),
+            (16 << 20, 512, false)
+        ]
+    );
+    let copied = dir.path().join("copied.raw");
+    run("nbdcopy", &[uri, copied.to_str().unwrap()]).ok();
+    oracle::same_bytes(&copied, &disk.path);
+
+    let gone = export["export_id"].as_str().unwrap();
+    let status = daemon.delete(&format!("/restore/export/{gone}")).status;
+    assert!([200, 204].contains(&status), "{status}");
+    assert_ne!(run("nbdinfo", &[uri]).code, 0);
+}
+
+#[test]
+fn writing_into_a_restore_export_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("disk.raw"), 4 << 20, 50, 1);
+    let id = backup::full(&daemon, "ro", &disk, "t");
+    let export = daemon
+        .post("/restore/export", &json!({ "backup_id": id, "disk_id": 0 }))
+        .expect(201);
+    let plan = json!({
+        "connections": 1, "window": 1,
+        "ops": [{ "conn": 0, "op": "write", "at": 0, "len": 512 }, { "conn": 0, "op": "zero", "at": 0, "len": 512 }],
+    });
+    let sent = mover::send(&disk.path, export["nbd_uris"][0].as_str().unwrap(), &plan);
+    assert_eq!(sent.errors.len(), 2, "{:?}", sent.errors);
+    assert!(
+        sent.errors.iter().all(|e| e["errno"] == "EPERM"),
+        "{:?}",
+        sent.errors
+    );
+}
+
+#[track_caller]
+fn tls_daemon(dir: &Path) -> Daemon {
+    let pki = dir.join("pki");
+    run_ours("sendensed", &["tls", "init", pki.to_str().unwrap()]).ok();
+    Daemon::start_with_config(
+        &dir.join("data"),
+        &format!(
+            "[nbd]
+tls_dir = {pki:?}
+"
+        ),
+    )
+}
+
+#[test]
+fn tls_serves_nbdinfo_and_qemu_img_and_refuses_plaintext() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = tls_daemon(dir.path());
+    let pki = dir.path().join("pki");
+    let pki = pki.to_str().unwrap();
+    let started = sparse_full(&daemon, "tls", 8 << 20);
+    let name = started["disks"][0]["export_name"].as_str().unwrap();
+    let port = daemon.nbd.rsplit(':').next().unwrap();
+
+    let plain = run("nbdinfo", &[&format!("nbd://localhost:{port}/{name}")]);
+    assert_ne!(plain.code, 0, "{}", plain.stdout);
+
+    let secure = format!("nbds://localhost:{port}/{name}?tls-certificates={pki}");
+    let info = run("nbdinfo", &["--json", &secure]).ok().json();
+    assert_eq!(info["TLS"], true, "{info}");
+
+    let creds = format!("tls-creds-x509,id=c0,endpoint=client,dir={pki}");
+    let options = format!("driver=nbd,host=localhost,port={port},export={name},tls-creds=c0");
+    run(
+        "qemu-img",
+        &["info", "--object", &creds, "--image-opts", &options],
+    )
+    .ok();
+    oracle::qemu_io(
+        &["--object", &creds, "--image-opts", &options],
+        &["write -P 5 0 3M", "read -P 5 0 3M", "flush"],
+    )
+    .ok();
+}

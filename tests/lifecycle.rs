@@ -1,0 +1,217 @@
+//! The daily verbs: list, show, chain, delete, restore of a whole disk, kill and restart.
+
+use sendense_tests::daemon::Daemon;
+use sendense_tests::disk::{Act, Change, Disk, Random};
+use sendense_tests::{backup, mover, oracle};
+use serde_json::json;
+
+fn chain_of_three(d: &Daemon, disk: &Disk) -> Vec<String> {
+    let mut ids = vec![backup::full(d, "vm", disk, "u/0")];
+    for n in 1..=2u64 {
+        let changes = [Change {
+            at: n << 20,
+            len: 65536,
+            act: Act::Write,
+        }];
+        disk.apply(&changes, &mut Random::new(n));
+        let (base, token) = (format!("u/{}", n - 1), format!("u/{n}"));
+        ids.push(backup::delta(
+            d,
+            "vm",
+            "incremental",
+            disk,
+            (&base, &token),
+            &changes,
+        ));
+    }
+    ids
+}
+
+#[test]
+fn the_middle_of_a_chain_is_not_deleted_and_the_head_gives_its_token_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("d"), 8 << 20, 50, 1);
+    let ids = chain_of_three(&d, &disk);
+    let refused = d.delete(&format!("/backup/{}", ids[1])).expect(409);
+    assert!(
+        refused.to_string().contains(&ids[2]),
+        "dependents are named: {refused}"
+    );
+    let dry = d
+        .delete(&format!(
+            "/backup/{}?with_dependents=true&dry_run=true",
+            ids[1]
+        ))
+        .expect(200);
+    assert!(dry.to_string().contains(&ids[2]), "{dry}");
+    assert_eq!(
+        d.get("/backup/list?vm_name=vm").expect(200)["backups"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+
+    let image = d.images(&ids[2]).remove(0);
+    assert!([200, 202, 204].contains(&d.delete(&format!("/backup/{}", ids[2])).status));
+    assert!(!image.exists());
+    let chain = d.get("/backup/chain?vm_name=vm").expect(200);
+    assert_eq!(
+        chain["disks"][0]["latest_backup_id"],
+        json!(ids[1]),
+        "{chain}"
+    );
+    // The agent has moved on to u/2: its next incremental is refused, one from u/1 is taken.
+    let stale = backup::delta_request("vm", "incremental", &disk, "u/2", &[]);
+    d.post("/backup/start", &stale).expect(409);
+    let changes = [Change {
+        at: 2 << 20,
+        len: 65536,
+        act: Act::Write,
+    }];
+    let again = backup::delta(&d, "vm", "incremental", &disk, ("u/1", "u/9"), &changes);
+    oracle::identical(&d.images(&again)[0], &disk.path);
+}
+
+#[test]
+fn an_exported_point_is_not_deleted_while_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("d"), 8 << 20, 50, 1);
+    let id = backup::full(&d, "vm", &disk, "u/0");
+    let export = d
+        .post("/restore/export", &json!({ "backup_id": id, "disk_id": 0 }))
+        .expect(201);
+    d.delete(&format!("/backup/{id}")).expect(409);
+    let export = export["export_id"].as_str().unwrap();
+    assert!(d.delete(&format!("/restore/export/{export}")).status < 300);
+    assert!(d.delete(&format!("/backup/{id}")).status < 300);
+}
+
+#[test]
+fn kill_minus_9_during_a_push_leaves_old_points_and_no_orphan() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let d = Daemon::start(&data);
+    let disk = Disk::scattered(&dir.path().join("d"), 32 << 20, 60, 1);
+    let ids = chain_of_three(&d, &disk);
+    let started = d.start_backup(&backup::full_request("vm", &disk));
+    let pause = dir.path().join("pause");
+    std::fs::write(&pause, "").unwrap();
+    let ops: Vec<_> = (0..20)
+        .map(|i| json!({ "conn": 0, "op": "write", "at": i << 20, "len": 1 << 20 }))
+        .collect();
+    let plan = json!({ "connections": 1, "window": 4, "pause": pause, "ops": ops });
+    let mut client = mover::spawn(&disk.path, &backup::uri(&started, 0), &plan);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    d.kill();
+    let _ = client.kill();
+    let _ = client.wait();
+
+    let d = Daemon::start(&data);
+    let list = d.get("/backup/list?vm_name=vm").expect(200);
+    assert_eq!(list["backups"].as_array().unwrap().len(), 3, "{list}");
+    for id in &ids {
+        oracle::check_clean(&d.images(id)[0]);
+    }
+    oracle::identical(&d.images(&ids[2])[0], &disk.path);
+    let left =
+        sendense_tests::command::run("find", &[data.to_str().unwrap(), "-name", "*.partial"]);
+    assert_eq!(left.stdout, "", "no orphan stays");
+    backup::full(&d, "vm", &disk, "u/7");
+}
+
+#[test]
+fn the_command_line_pushes_lists_restores_verifies_and_deletes() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("d.raw"), (24 << 20) + 512, 40, 3);
+    let at = format!("0={}", disk.path.display());
+    let pushed = d
+        .ctl(&["backup", "push", "--vm", "cli", "--disk", &at, "--json"])
+        .ok();
+    assert!(pushed.stdout.contains("backup-cli-"), "{}", pushed.stdout);
+    let list = d
+        .ctl(&["backup", "list", "--vm", "cli", "--json"])
+        .ok()
+        .json();
+    let id = list["backups"][0]["backup_id"].as_str().unwrap().to_owned();
+    oracle::identical(&d.images(&id)[0], &disk.path);
+
+    let table = d.ctl(&["backup", "list", "--vm", "cli"]).ok();
+    assert!(table.stdout.contains(&id), "{}", table.stdout);
+    d.ctl(&["backup", "chain", "--vm", "cli"]).ok();
+    d.ctl(&["backup", "show", "--backup-id", "latest", "--vm", "cli"])
+        .ok();
+    d.ctl(&["backup", "verify", "--backup-id", &id]).ok();
+
+    let changes = vec![Change {
+        at: 3 << 20,
+        len: 512,
+        act: Act::Write,
+    }];
+    disk.apply(&changes, &mut Random::new(4));
+    let file = dir.path().join("changes.json");
+    std::fs::write(&file, sendense_tests::disk::to_json(&changes).to_string()).unwrap();
+    let spec = format!("0={}", file.display());
+    d.ctl(&[
+        "backup",
+        "push",
+        "--vm",
+        "cli",
+        "--disk",
+        &at,
+        "--type",
+        "incremental",
+        "--changes",
+        &spec,
+    ])
+    .ok();
+    let list = d
+        .ctl(&["backup", "list", "--vm", "cli", "--json"])
+        .ok()
+        .json();
+    assert_eq!(list["backups"][0]["backup_type"], "incremental", "{list}");
+    let newest = list["backups"][0]["backup_id"].as_str().unwrap().to_owned();
+    let out = dir.path().join("out.raw");
+    d.restore(&newest, 0, &out);
+    oracle::same_bytes(&out, &disk.path);
+    // Nothing is overwritten unasked.
+    let again = d.ctl(&[
+        "backup",
+        "restore",
+        "--backup-id",
+        &newest,
+        "--disk",
+        "0",
+        "--to",
+        out.to_str().unwrap(),
+    ]);
+    assert_ne!(again.code, 0);
+
+    assert_ne!(
+        d.ctl(&["backup", "delete", "--backup-id", &id, "--yes"])
+            .code,
+        0,
+        "it has a dependent"
+    );
+    d.ctl(&["backup", "delete", "--backup-id", &newest, "--yes"])
+        .ok();
+    assert_eq!(d.ctl(&["backup", "show", "--backup-id", &newest]).code, 10);
+    assert_eq!(d.ctl(&["backup", "frobnicate"]).code, 64);
+}
+
+#[test]
+fn a_flipped_bit_in_a_sealed_image_is_found_by_verify() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("d"), 8 << 20, 80, 1);
+    let id = backup::full(&d, "vm", &disk, "u/0");
+    d.ctl(&["backup", "verify", "--backup-id", &id]).ok();
+    let image = Disk::open(&d.images(&id)[0]);
+    let byte = image.read(3 << 20, 1)[0];
+    image.write(3 << 20, &[byte ^ 0x10]);
+    let found = d.ctl(&["backup", "verify", "--backup-id", &id]);
+    assert_eq!(found.code, 15, "{}{}", found.stdout, found.stderr);
+}

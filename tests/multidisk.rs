@@ -1,0 +1,88 @@
+//! Show 11: several disks are one restore point, sealed together or not at all.
+
+use sendense_tests::daemon::Daemon;
+use sendense_tests::disk::Disk;
+use sendense_tests::{backup, mover, oracle};
+use serde_json::{Value, json};
+
+fn three(dir: &std::path::Path, seed: u64) -> Vec<Disk> {
+    (0..3)
+        .map(|n| Disk::scattered(&dir.join(format!("d{n}")), (8 + n) << 20, 40, seed + n))
+        .collect()
+}
+
+fn request(disks: &[Disk]) -> Value {
+    let disks: Vec<Value> = disks
+        .iter()
+        .enumerate()
+        .map(|(n, d)| json!({ "disk_id": n, "size_bytes": d.size(), "device_key": format!("{}", 2000 + n) }))
+        .collect();
+    json!({ "vm_name": "three", "backup_type": "full", "repository": "local", "disks": disks })
+}
+
+#[test]
+fn three_disks_completed_one_by_one_become_one_point() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let disks = three(dir.path(), 40);
+    let started = daemon.start_backup(&request(&disks));
+    let id = backup::id(&started);
+    for (n, disk) in disks.iter().enumerate() {
+        mover::nbdcopy(disk, &backup::uri(&started, n)).ok();
+        let list = daemon.get("/backup/list?vm_name=three").expect(200);
+        assert_eq!(
+            list["backups"].as_array().unwrap().len(),
+            0,
+            "not sealed before the last disk"
+        );
+        let body = json!({ "disks": [{ "disk_id": n, "change_id": format!("c{n}") }] });
+        let answer = daemon.post(&format!("/backup/{id}/complete?wait=60"), &body);
+        assert!([200, 202].contains(&answer.status), "{}", answer.body);
+        // The same again is fine, another token is not.
+        let again = daemon.post(&format!("/backup/{id}/complete"), &body);
+        assert!([200, 202].contains(&again.status), "{}", again.body);
+        let other = json!({ "disks": [{ "disk_id": n, "change_id": "other" }] });
+        daemon
+            .post(&format!("/backup/{id}/complete"), &other)
+            .expect(409);
+    }
+    let end = daemon.wait_job(&id);
+    assert_eq!(end["status"], "completed", "{end}");
+    for (image, disk) in daemon.images(&id).iter().zip(&disks) {
+        oracle::check_clean(image);
+        oracle::identical(image, &disk.path);
+    }
+}
+
+#[test]
+fn one_disk_that_was_not_sent_keeps_all_from_becoming_a_point() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let disks = three(dir.path(), 50);
+    let started = daemon.start_backup(&request(&disks));
+    let id = backup::id(&started);
+    for (n, disk) in disks.iter().take(2).enumerate() {
+        mover::nbdcopy(disk, &backup::uri(&started, n)).ok();
+    }
+    let all = json!({ "disks": [{ "disk_id": 0 }, { "disk_id": 1 }, { "disk_id": 2 }] });
+    let refused = daemon
+        .post(&format!("/backup/{id}/complete?wait=60"), &all)
+        .expect(409);
+    assert_eq!(refused["code"], "incomplete_coverage", "{refused}");
+    daemon
+        .post(&format!("/backup/{id}/cancel"), &json!({}))
+        .expect(200);
+    let list = daemon.get("/backup/list?vm_name=three").expect(200);
+    assert_eq!(list["backups"].as_array().unwrap().len(), 0, "{list}");
+    let left = sendense_tests::command::run(
+        "find",
+        &[daemon.backups().to_str().unwrap(), "-name", "*.qcow2*"],
+    );
+    assert_eq!(left.stdout, "", "nothing of a cancelled backup stays");
+    // And the next full is not in anybody's way.
+    let started = daemon.start_backup(&request(&disks));
+    for (n, disk) in disks.iter().enumerate() {
+        mover::nbdcopy(disk, &backup::uri(&started, n)).ok();
+    }
+    daemon.complete(&backup::id(&started), &all["disks"]);
+}

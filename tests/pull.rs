@@ -1,0 +1,135 @@
+//! Sources that the daemon reads itself: `file:` and `nbd:`, beneath what the configuration allows.
+
+use std::process::{Child, Command};
+
+use sendense_tests::daemon::Daemon;
+use sendense_tests::disk::{Act, Change, Disk, Random, to_json};
+use sendense_tests::{backup, oracle};
+use serde_json::{Value, json};
+
+fn daemon(dir: &std::path::Path) -> Daemon {
+    let (src, socket) = (dir.join("src"), dir.join("s.sock"));
+    std::fs::create_dir_all(&src).unwrap();
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    Daemon::start_with_config(
+        &dir.join("data"),
+        &format!(
+            "[sources]
+allow = [{src:?}, {uri:?}]
+"
+        ),
+    )
+}
+
+fn request(kind: &str, disk: &Disk, source: &str) -> Value {
+    json!({
+        "vm_name": "pulled", "backup_type": kind, "repository": "local",
+        "disks": [{ "disk_id": 0, "size_bytes": disk.size(), "source": source }],
+    })
+}
+
+#[test]
+fn a_file_is_pulled_full_then_by_changes_then_by_comparing_with_the_parent() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = daemon(dir.path());
+    let disk = Disk::scattered(&dir.path().join("src/disk.raw"), (48 << 20) + 512, 40, 1);
+    let source = format!("file:{}", disk.path.display());
+    let mut full = request("full", &disk, &source);
+    full["disks"][0]["change_id"] = json!("p/0");
+    let started = d.start_backup(&full);
+    assert_eq!(d.wait_job(&backup::id(&started))["status"], "completed");
+    oracle::identical(&d.images(&backup::id(&started))[0], &disk.path);
+
+    let changes = [
+        Change {
+            at: 1 << 20,
+            len: 100_000,
+            act: Act::Write,
+        },
+        Change {
+            at: 20 << 20,
+            len: 1 << 20,
+            act: Act::Zero,
+        },
+    ];
+    disk.apply(&changes, &mut Random::new(2));
+    let mut incremental = request("incremental", &disk, &source);
+    incremental["disks"][0]["base_change_id"] = json!("p/0");
+    incremental["disks"][0]["change_id"] = json!("p/1");
+    incremental["disks"][0]["changes"] = to_json(&changes);
+    let started = d.start_backup(&incremental);
+    assert_eq!(d.wait_job(&backup::id(&started))["status"], "completed");
+    let image = &d.images(&backup::id(&started))[0];
+    oracle::check_clean(image);
+    oracle::identical(image, &disk.path);
+
+    disk.apply(
+        &[Change {
+            at: 30 << 20,
+            len: 512,
+            act: Act::Write,
+        }],
+        &mut Random::new(3),
+    );
+    let mut compared = request("incremental", &disk, &source);
+    compared["disks"][0]["base_change_id"] = json!("p/1");
+    let started = d.start_backup(&compared);
+    let end = d.wait_job(&backup::id(&started));
+    assert_eq!(end["status"], "completed", "{end}");
+    let image = &d.images(&backup::id(&started))[0];
+    oracle::identical(image, &disk.path);
+    assert!(
+        std::fs::metadata(image).unwrap().len() < 2 << 20,
+        "only what differs is stored"
+    );
+}
+
+#[test]
+fn an_nbd_source_is_pulled_and_a_source_outside_the_list_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = daemon(dir.path());
+    let disk = Disk::scattered(&dir.path().join("elsewhere.raw"), 32 << 20, 40, 4);
+    let outside = format!("file:{}", disk.path.display());
+    let refused = d.post("/backup/start", &request("full", &disk, &outside));
+    assert!(
+        [403, 422].contains(&refused.status),
+        "{} {}",
+        refused.status,
+        refused.body
+    );
+    let link = dir.path().join("src/link.raw");
+    std::os::unix::fs::symlink(&disk.path, &link).unwrap();
+    let linked = d.post(
+        "/backup/start",
+        &request("full", &disk, &format!("file:{}", link.display())),
+    );
+    assert!(
+        linked.status >= 400 && linked.status < 500,
+        "{} {}",
+        linked.status,
+        linked.body
+    );
+
+    let socket = dir.path().join("s.sock");
+    let mut server: Child = Command::new("nbdkit")
+        .args([
+            "-f",
+            "-r",
+            "-U",
+            socket.to_str().unwrap(),
+            "file",
+            disk.path.to_str().unwrap(),
+        ])
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    let started = d.start_backup(&request("full", &disk, &uri));
+    let end = d.wait_job(&backup::id(&started));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(end["status"], "completed", "{end}");
+    oracle::identical(&d.images(&backup::id(&started))[0], &disk.path);
+}
