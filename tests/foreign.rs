@@ -486,3 +486,24 @@ fn qemu_writes_on_in_a_copy_of_our_chain_and_check_stays_clean() {
     oracle::check_clean(&copy);
     oracle::identical(&copy, &disk.path);
 }
+
+#[test]
+fn leaks_are_not_repaired_where_that_would_make_the_image_worse() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("snap.qcow2");
+    run(
+        "qemu-img",
+        &["create", "-q", "-f", "qcow2", text(&image), "4M"],
+    )
+    .ok();
+    oracle::qemu_io(&["-f", "qcow2", text(&image)], &["write -P 5 0 1M"]).ok();
+    run("qemu-img", &["snapshot", "-c", "before", text(&image)]).ok();
+    // The snapshot table is lost: its clusters look leaked, and the active layer's entries still
+    // say that they are shared.
+    Disk::open(&image).write(60, &[0; 4]);
+    let before = std::fs::read(&image).unwrap();
+    assert_eq!(run_ours("sendense-image", &["check", text(&image)]).code, 3);
+    let ran = run_ours("sendense-image", &["check", "-r", "leaks", text(&image)]);
+    assert_ne!(ran.code, 0, "{}", ran.stdout);
+    assert_eq!(std::fs::read(&image).unwrap(), before, "{}", ran.stderr);
+}

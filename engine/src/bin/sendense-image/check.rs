@@ -4,7 +4,10 @@ use sendense_engine::Error;
 use sendense_engine::chain::FileAt;
 use sendense_engine::storage::local::open_path;
 use sendense_engine::storage::{Create, LockKind};
-use sendense_formats::qcow2::{CheckReport, OpenError, OpenPolicy, Severity, check, repair_leaks};
+use sendense_formats::HostOffset;
+use sendense_formats::qcow2::{
+    CheckReport, OpenError, OpenPolicy, ReadAt, Severity, check, repair_leaks,
+};
 use serde::Serialize;
 
 use crate::cli::{CheckArgs, Format, Output};
@@ -61,7 +64,7 @@ pub(crate) fn run(output: Output, args: &CheckArgs) -> Result<u8, Failure> {
     Ok(found.exit_code())
 }
 
-fn judge(name: &str, file: &FileAt) -> Result<CheckReport, Failure> {
+fn judge(name: &str, file: &impl ReadAt) -> Result<CheckReport, Failure> {
     check(file, OpenPolicy::default()).map_err(|e| match e {
         OpenError::Format(e) => {
             let mut e = Error::from(e);
@@ -72,14 +75,64 @@ fn judge(name: &str, file: &FileAt) -> Result<CheckReport, Failure> {
     })
 }
 
-/// Checks again with the image locked for writing, then repairs what that check found.
+/// The image as it would be with the repairs.
+struct Patched<'a> {
+    file: &'a FileAt,
+    repairs: &'a [(HostOffset, Vec<u8>)],
+}
+
+impl ReadAt for Patched<'_> {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    fn read_at(&self, at: HostOffset, buf: &mut [u8]) -> std::io::Result<()> {
+        self.file.read_at(at, buf)?;
+        let end = at.get().saturating_add(buf.len() as u64);
+        for (host, bytes) in self.repairs {
+            let from = host.get().max(at.get());
+            let until = host.get().saturating_add(bytes.len() as u64).min(end);
+            let part = |start: u64| {
+                let first = usize::try_from(from.checked_sub(start)?).ok()?;
+                let last = usize::try_from(until.checked_sub(start)?).ok()?;
+                Some(first..last)
+            };
+            let to = part(at.get()).and_then(|r| buf.get_mut(r));
+            let new = part(host.get()).and_then(|r| bytes.get(r));
+            if let (Some(to), Some(new)) = (to, new) {
+                to.copy_from_slice(new);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks again with the image locked for writing, then repairs what that check found. Nothing is
+/// written where the repaired image would not be sound: an entry may say that its cluster is
+/// shared, with a table that is lost and not with the leak.
 fn repair(name: &str, args: &CheckArgs) -> Result<CheckReport, Failure> {
     let io = |e| Error::io(name, e);
     let file = open_path(&args.file, Create::OpenWrite).map_err(io)?;
     file.lock(LockKind::Writer).map_err(io)?;
     let at = FileAt::new(file.clone()).map_err(io)?;
     let found = judge(name, &at)?;
-    for (host, bytes) in repair_leaks(&found).map_err(Error::from)? {
+    let repairs = repair_leaks(&found).map_err(Error::from)?;
+    let trial = Patched {
+        file: &at,
+        repairs: &repairs,
+    };
+    let after = judge(name, &trial)?;
+    if after.corruptions > 0 {
+        return Err(Failure::new(
+            format!(
+                "{name}: giving the leaks back would leave {} entries that say their cluster is \
+                 shared; nothing was changed",
+                after.corruptions
+            ),
+            "the data is whole: copy it into a new image with `sendense-image convert`",
+        ));
+    }
+    for (host, bytes) in repairs {
         file.write_at_blocking(host.get(), &bytes).map_err(io)?;
     }
     file.sync_blocking().map_err(io)?;
