@@ -212,3 +212,26 @@ fn tls_serves_nbdinfo_and_qemu_img_and_refuses_plaintext() {
     )
     .ok();
 }
+
+#[test]
+fn libnbd_launches_the_daemon_by_socket_activation() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::scattered(&dir.path().join("disk.raw"), 4 << 20, 50, 9);
+    let exports = dir.path().join("exports.conf");
+    let raw = disk.path.display();
+    std::fs::write(&exports, format!("[generic]\n[disk]\nexportname = {raw}\n")).unwrap();
+    let config = dir.path().join("sendensed.toml");
+    std::fs::write(&config, format!("[nbd]\nexports = {exports:?}\n")).unwrap();
+    let script = format!(
+        "import nbd\nh = nbd.NBD()\nh.set_export_name('disk')\n\
+         h.connect_systemd_socket_activation([{:?}, '--data-dir', {:?}, '--config', {:?}, \
+         '--listen', '127.0.0.1:0', '--nbd-listen', '127.0.0.1:0'])\n\
+         open({:?}, 'wb').write(h.pread(h.get_size(), 0))\n",
+        sendense_tests::command::ours("sendensed"),
+        dir.path().join("data"),
+        config,
+        dir.path().join("read.raw"),
+    );
+    run("/usr/bin/python3", &["-c", &script]).ok();
+    oracle::same_bytes(&dir.path().join("read.raw"), &disk.path);
+}

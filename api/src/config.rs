@@ -116,6 +116,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where NBD listens.
     pub nbd_listen: SocketAddr,
+    /// Listeners without TLS may stand where others can reach them.
+    pub insecure_listen: bool,
     /// What pulls may read.
     pub sources: Allow,
     /// What restores may write.
@@ -235,6 +237,7 @@ impl Config {
             data_dir,
             listen,
             nbd_listen,
+            insecure_listen: insecure,
             sources: file.sources,
             targets: file.targets,
             nbd: file.nbd,

@@ -9,6 +9,7 @@ use sendense_api::config::{Config, File, Flags};
 use sendense_api::daemon::{self, Daemon};
 use sendense_api::pki;
 use sendense_api::quickstart::{self, Quickstart};
+use sendense_engine::sys::activation::{Inherited, take_over};
 
 /// Backs up virtual machines over NBD into QCOW2 chains.
 #[derive(Debug, Parser)]
@@ -112,11 +113,24 @@ fn run(args: Run) -> anyhow::Result<()> {
         insecure_listen: args.insecure_listen,
     };
     let config = Config::new(file, flags, data_dir)?;
+    let sockets = handed_over()?;
     runtime()?.block_on(async {
-        let daemon = Daemon::start(config).await?;
+        let daemon = Daemon::start_with(config, sockets).await?;
         daemon::say_ready(&daemon);
         daemon::run_until_stopped(daemon).await
     })
+}
+
+/// Socket activation, as systemd and libnbd's tools do it.
+fn handed_over() -> anyhow::Result<Vec<(String, Inherited)>> {
+    let value = |name: &str| std::env::var(name).ok();
+    let sockets = sendense_nbd::activation::handed_over(
+        value("LISTEN_PID").as_deref(),
+        value("LISTEN_FDS").as_deref(),
+        value("LISTEN_FDNAMES").as_deref(),
+        std::process::id(),
+    )?;
+    Ok(take_over(&sockets)?)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

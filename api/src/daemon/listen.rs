@@ -1,16 +1,19 @@
 //! The listeners: NBD over TCP and a unix socket, HTTP.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use sendense_engine::plane::{ListenerHandle, ListenerPolicy, Plane, bind_unix};
+use sendense_engine::sys::activation::Inherited;
 use sendense_nbd::TlsMode;
 use sendense_nbd::tls::{ClientCertificates, server_config};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::http::Limited;
+use crate::config::Config;
 use crate::routes;
 use crate::service::{Endpoints, Service};
 
@@ -21,20 +24,28 @@ pub(super) struct Listeners {
     pub(super) nbd: SocketAddr,
     http_socket: TcpListener,
     socket: PathBuf,
-    _nbd: [ListenerHandle; 2],
+    _nbd: Vec<ListenerHandle>,
 }
 
 impl Listeners {
-    /// Binds everything, and serves NBD at once.
-    pub(super) fn open(service: &Service, plane: &Plane) -> anyhow::Result<Self> {
+    /// Binds everything that was not handed over, and serves NBD at once.
+    pub(super) fn open(
+        service: &Service,
+        plane: &Plane,
+        inherited: Vec<(String, Inherited)>,
+    ) -> anyhow::Result<Self> {
         let config = service.config();
         let bind = |what: &str, at: SocketAddr| {
             TcpListener::bind(at).with_context(|| {
                 format!("{what} cannot listen on {at}: choose another address, or port 0")
             })
         };
+        let given = Given::sort(inherited, config)?;
         // HTTP first: where two daemons want one address, neither takes the other's NBD port.
-        let http_socket = bind("HTTP", config.listen)?;
+        let http_socket = match given.http {
+            Some(socket) => socket,
+            None => bind("HTTP", config.listen)?,
+        };
         let http = http_socket.local_addr()?;
         let tls = match &config.nbd.tls_dir {
             None => TlsMode::Off,
@@ -48,13 +59,19 @@ impl Listeners {
             }
         };
         let encrypted = !matches!(tls, TlsMode::Off);
-        let nbd_socket = bind("NBD", config.nbd_listen)?;
+        let nbd_socket = match given.nbd {
+            Some(socket) => socket,
+            None => bind("NBD", config.nbd_listen)?,
+        };
         let nbd = nbd_socket.local_addr()?;
         let tcp = plane.listen_tcp(nbd_socket, ListenerPolicy { tls })?;
         let socket = config.nbd_socket();
         let unix = bind_unix(&socket)
             .with_context(|| format!("NBD cannot listen on {}", socket.display()))?;
-        let unix = plane.listen_unix(unix, ListenerPolicy::default())?;
+        let mut listening = vec![tcp, plane.listen_unix(unix, ListenerPolicy::default())?];
+        for unix in given.unix {
+            listening.push(plane.listen_unix(unix, ListenerPolicy::default())?);
+        }
         service.set_endpoints(Endpoints {
             socket: socket.clone(),
             tcp: (host_of(nbd), nbd.port()),
@@ -65,7 +82,7 @@ impl Listeners {
             nbd,
             http_socket,
             socket,
-            _nbd: [tcp, unix],
+            _nbd: listening,
         })
     }
 
@@ -73,6 +90,48 @@ impl Listeners {
     pub(super) fn remove_socket(&self) {
         // The next start replaces a stale one in any case.
         let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// The sockets that a supervisor opened, by their use.
+#[derive(Default)]
+struct Given {
+    http: Option<TcpListener>,
+    nbd: Option<TcpListener>,
+    unix: Vec<UnixListener>,
+}
+
+impl Given {
+    /// A socket that others can reach needs the same word as an address of ours.
+    fn sort(inherited: Vec<(String, Inherited)>, config: &Config) -> anyhow::Result<Self> {
+        let mut given = Self::default();
+        for (name, socket) in inherited {
+            let socket = match socket {
+                Inherited::Unix(socket) => {
+                    given.unix.push(socket);
+                    continue;
+                }
+                Inherited::Tcp(socket) => socket,
+            };
+            let at = socket.local_addr()?;
+            let is_http = name == "http";
+            let encrypted = !is_http && config.nbd.tls_dir.is_some();
+            if !config.insecure_listen && !encrypted && !at.ip().is_loopback() {
+                anyhow::bail!(
+                    "the socket {name:?} on {at} was handed over; others can reach it and there \
+                     is no TLS on it: bind it to a loopback address, or pass --insecure-listen"
+                );
+            }
+            let place = if is_http {
+                &mut given.http
+            } else {
+                &mut given.nbd
+            };
+            if place.replace(socket).is_some() {
+                anyhow::bail!("more than one TCP socket was handed over for one use ({name:?})");
+            }
+        }
+        Ok(given)
     }
 }
 

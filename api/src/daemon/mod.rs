@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::Context;
 use sendense_engine::io::IoConfig;
 use sendense_engine::plane::{Plane, PlaneConfig};
+use sendense_engine::sys::activation::Inherited;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -49,6 +50,16 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it. Everything that is promised at a start has happened when this returns.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        Self::start_with(config, Vec::new()).await
+    }
+
+    /// Starts it with listening sockets that a supervisor opened. One named `http` takes the place
+    /// of the HTTP address; a TCP socket takes that of the NBD address; unix sockets serve NBD
+    /// beside the daemon's own.
+    pub async fn start_with(
+        config: Config,
+        inherited: Vec<(String, Inherited)>,
+    ) -> anyhow::Result<Self> {
         let lock = directory::open(&config.data_dir)?;
         let store = Store::open(&config.catalog()).await.with_context(|| {
             format!(
@@ -76,7 +87,7 @@ impl Daemon {
             service.reload_exports(&auth::Caller::daemon()).await?;
         }
 
-        let listeners = listen::Listeners::open(&service, &plane)?;
+        let listeners = listen::Listeners::open(&service, &plane, inherited)?;
         let (stop, stopped) = watch::channel(false);
         let http = listen::serve_http(&service, &listeners, stopped.clone())?;
         tokio::spawn(sweep(service.clone(), stopped));
