@@ -1,7 +1,7 @@
 //! Show 11: several disks are one restore point, sealed together or not at all.
 
 use sendense_tests::daemon::Daemon;
-use sendense_tests::disk::Disk;
+use sendense_tests::disk::{Act, Change, Disk, Random, to_json};
 use sendense_tests::{backup, mover, oracle};
 use serde_json::{Value, json};
 
@@ -85,4 +85,62 @@ fn one_disk_that_was_not_sent_keeps_all_from_becoming_a_point() {
         mover::nbdcopy(disk, &backup::uri(&started, n)).ok();
     }
     daemon.complete(&backup::id(&started), &all["disks"]);
+}
+
+#[test]
+fn a_disk_added_another_removed_and_the_order_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let disks = three(dir.path(), 60);
+    let entry = |n: u64, disk: &Disk| json!({ "disk_id": n, "size_bytes": disk.size(), "device_key": format!("{}", 2000 + n) });
+    let request = |kind: &str, list: Value| json!({ "vm_name": "moves", "backup_type": kind, "repository": "local", "disks": list });
+    let started = daemon.start_backup(&request(
+        "full",
+        json!([entry(0, &disks[0]), entry(1, &disks[1])]),
+    ));
+    mover::nbdcopy(&disks[0], &backup::uri(&started, 0)).ok();
+    mover::nbdcopy(&disks[1], &backup::uri(&started, 1)).ok();
+    let first = backup::id(&started);
+    daemon.complete(
+        &first,
+        &json!([{ "disk_id": 0, "change_id": "a/0" }, { "disk_id": 1, "change_id": "b/0" }]),
+    );
+    let kept = disks[1].keep(&dir.path().join("kept"));
+
+    // Disk 0 is gone, disk 2 is new, and the list's order is another one.
+    let changes = [Change {
+        at: 1 << 20,
+        len: 65536,
+        act: Act::Write,
+    }];
+    disks[1].apply(&changes, &mut Random::new(1));
+    let mut changed = entry(1, &disks[1]);
+    changed["base_change_id"] = json!("b/0");
+    changed["changes"] = to_json(&changes);
+    let started = daemon.start_backup(&request(
+        "incremental",
+        json!([entry(2, &disks[2]), changed]),
+    ));
+    let kinds: Vec<(u64, String)> = started["disks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| {
+            let kind = d["backup_type"].as_str().unwrap().to_owned();
+            (d["disk_id"].as_u64().unwrap(), kind)
+        })
+        .collect();
+    let expected = [(1, "incremental".to_owned()), (2, "full".to_owned())];
+    assert_eq!(kinds, expected, "{started}");
+    mover::send_changes(&disks[1], &backup::uri(&started, 0), &changes, 1, 1);
+    mover::nbdcopy(&disks[2], &backup::uri(&started, 1)).ok();
+    let second = backup::id(&started);
+    daemon.complete(&second, &json!([{ "disk_id": 1 }, { "disk_id": 2 }]));
+
+    let images = daemon.images(&second);
+    oracle::identical(&images[0], &disks[1].path);
+    oracle::identical(&images[1], &disks[2].path);
+    let old = daemon.images(&first);
+    oracle::identical(&old[0], &disks[0].path);
+    oracle::identical(&old[1], &kept);
 }
