@@ -239,3 +239,66 @@ fn a_full_file_system_fails_the_backup_and_leaves_old_points_intact() {
     );
     drop(daemon);
 }
+
+#[test]
+fn a_refused_start_leaves_the_machine_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("d"), 3 << 20, 80, 3);
+    backup::full(&daemon, "vm", &disk, "t");
+    let started = daemon.start_backup(&backup::full_request("vm", &disk));
+    let mut other = backup::full_request("vm", &disk);
+    other["disks"][0]["size_bytes"] = json!(777);
+    daemon.post("/backup/start", &other).expect(409);
+    daemon
+        .post(
+            &format!("/backup/{}/cancel", backup::id(&started)),
+            &json!({}),
+        )
+        .expect(200);
+    let plain = json!({ "vm_name": "vm", "backup_type": "full", "repository": "local" });
+    let started = daemon.start_backup(&plain);
+    assert_eq!(
+        started["disks"][0]["size_bytes"],
+        json!(disk.size()),
+        "{started}"
+    );
+}
+
+#[test]
+fn a_repository_that_is_not_there_is_named_and_nothing_is_made_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let daemon = Daemon::start(&data);
+    let disk = Disk::scattered(&dir.path().join("d"), 1 << 20, 80, 3);
+    let id = backup::full(&daemon, "vm", &disk, "t");
+    let (here, away) = (daemon.backups(), dir.path().join("away"));
+    daemon.stop();
+    std::fs::rename(&here, &away).unwrap();
+    let start = || {
+        sendense_tests::command::run_ours(
+            "sendensed",
+            &[
+                "--data-dir",
+                data.to_str().unwrap(),
+                "--listen",
+                "127.0.0.1:0",
+                "--nbd-listen",
+                "127.0.0.1:0",
+            ],
+        )
+    };
+    let missing = start();
+    assert_ne!(missing.code, 0);
+    assert!(missing.stderr.contains("backups"), "{}", missing.stderr);
+    assert!(!here.exists());
+    std::fs::create_dir(&here).unwrap();
+    let empty = start();
+    assert_ne!(empty.code, 0);
+    assert!(empty.stderr.contains("mounted"), "{}", empty.stderr);
+    assert_eq!(std::fs::read_dir(&here).unwrap().count(), 0);
+    std::fs::remove_dir(&here).unwrap();
+    std::fs::rename(&away, &here).unwrap();
+    let daemon = Daemon::start(&data);
+    oracle::identical(&daemon.images(&id)[0], &disk.path);
+}

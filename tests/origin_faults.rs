@@ -122,6 +122,7 @@ fn a3_a_token_of_another_chain_is_refused_and_both_tokens_are_named() {
     for word in ["mine/7", "other/9", &full] {
         assert!(said.contains(word), "{word} in {said}");
     }
+    assert!(!said.contains("ChangeToken"), "a person reads this: {said}");
     let mut request = request;
     request["allow_full"] = json!(true);
     let started = d.start_backup(&request);

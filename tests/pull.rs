@@ -133,3 +133,33 @@ fn an_nbd_source_is_pulled_and_a_source_outside_the_list_is_refused() {
     assert_eq!(end["status"], "completed", "{end}");
     oracle::identical(&d.images(&backup::id(&started))[0], &disk.path);
 }
+
+#[test]
+fn nobody_completes_a_disk_that_the_daemon_is_still_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = daemon(dir.path());
+    let disk = Disk::scattered(&dir.path().join("src/disk.raw"), 400 << 20, 30, 7);
+    let source = format!("file:{}", disk.path.display());
+    let started = d.start_backup(&request("full", &disk, &source));
+    assert_eq!(d.wait_job(&backup::id(&started))["status"], "completed");
+    let last = Change {
+        at: 399 << 20,
+        len: 65536,
+        act: Act::Write,
+    };
+    disk.apply(&[last], &mut Random::new(8));
+    let mut next = request("incremental", &disk, &source);
+    next["disks"][0]["base_change_id"] = d
+        .get(&format!("/backup/{}", backup::id(&started)))
+        .expect(200)["disks"][0]["change_id"]
+        .clone();
+    let started = d.start_backup(&next);
+    let id = backup::id(&started);
+    for body in [json!({}), json!({ "disks": [{ "disk_id": 0 }] })] {
+        let answer = d.post(&format!("/backup/{id}/complete"), &body);
+        // Read to its end between two looks, it is sealed already, and whole.
+        assert!([409, 200].contains(&answer.status), "{}", answer.body);
+    }
+    assert_eq!(d.wait_job(&id)["status"], "completed");
+    oracle::identical(&d.images(&id)[0], &disk.path);
+}

@@ -204,8 +204,8 @@ pub(super) struct Restore {
     #[arg(long)]
     pub(super) target: Option<String>,
     /// raw or qcow2, with --target
-    #[arg(long = "as", default_value = "raw", value_parser = image_format, requires = "target")]
-    pub(super) image_format: ImageFormat,
+    #[arg(long = "as", value_parser = image_format, conflicts_with = "to")]
+    pub(super) image_format: Option<ImageFormat>,
     /// Write over what is there: an existing file, or a block device
     #[arg(long, visible_alias = "force")]
     pub(super) overwrite: bool,

@@ -9,7 +9,7 @@ use super::interrupt::Interruptible;
 use super::progress::Bars;
 use super::{CliError, Context, Result, args, job, output};
 use crate::mover::{self, Fetch, MoveError};
-use crate::types::{Backup, Code, RestoreDisk, RestoreExportRequest};
+use crate::types::{Backup, Code, ImageFormat, RestoreDisk, RestoreExportRequest};
 
 pub(super) fn run(c: &Context, r: args::Restore) -> Result<()> {
     let there = r.to.as_deref().is_some_and(Path::exists);
@@ -121,7 +121,7 @@ fn on_the_daemons_side(
         backup_id: backup.backup_id.clone(),
         disk_id: r.disk,
         target: target.to_owned(),
-        format: r.image_format,
+        format: r.image_format.unwrap_or(ImageFormat::Raw),
         overwrite: r.overwrite,
     })?;
     let done = job::watch(c, &started.job_id)?;

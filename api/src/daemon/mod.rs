@@ -71,8 +71,12 @@ impl Daemon {
             tracing::info!(path = %config.admin_token().display(), "made the first admin token");
         }
         let path = config.local_repository();
-        let local =
-            tokio::task::spawn_blocking(move || OpenRepository::local("local", &path)).await??;
+        let known = store.repositories().await?.into_iter();
+        let known = known.filter(|r| r.name == "local").map(|r| r.id).next();
+        let local = tokio::task::spawn_blocking(move || {
+            OpenRepository::local("local", &path, known.as_deref())
+        })
+        .await??;
         let defaults = PlaneConfig::default();
         let plane = Plane::start(PlaneConfig {
             threads: config.nbd.threads.unwrap_or(defaults.threads),

@@ -22,7 +22,7 @@ async fn service(config: Config, store: Store) -> Service {
         ..PlaneConfig::default()
     };
     let plane = Arc::new(Plane::start(plane).unwrap());
-    let local = OpenRepository::local("local", &config.local_repository()).unwrap();
+    let local = OpenRepository::local("local", &config.local_repository(), None).unwrap();
     let service = Service::new(config, store, plane, vec![local]);
     service.recover().await.unwrap();
     service
@@ -298,13 +298,18 @@ async fn a_backup_from_start_to_delete_by_its_routes() {
         1
     );
 
-    // The export is idle, so it does not stand in the way.
+    // The export holds its point, idle as it is, until it is ended.
+    let delete = async |path: &str| {
+        let request = server.request(Method::DELETE, path);
+        server.send(request.body(Body::empty()).unwrap()).await
+    };
     let path = format!("/backup/{id}?dry_run=false");
-    let delete = server
-        .request(Method::DELETE, &path)
-        .body(Body::empty())
-        .unwrap();
-    let (status, gone) = server.send(delete).await;
+    let (status, busy) = delete(&path).await;
+    assert_eq!((status, busy["code"].as_str()), (409, Some("busy")));
+    let export_id = export["export_id"].as_str().unwrap();
+    let (status, _) = delete(&format!("/restore/export/{export_id}")).await;
+    assert!(status < 300, "{status}");
+    let (status, gone) = delete(&path).await;
     assert_eq!(
         (status, gone["deleted"][0]["backup_id"].as_str()),
         (200, Some(id)),

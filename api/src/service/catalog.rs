@@ -125,15 +125,16 @@ pub(super) async fn record_point(
     for record in &point.disks {
         let disk_id = record.disk.get();
         let known = known.iter().find(|d| d.disk_id == disk_id);
+        let job = jobs.iter().find(|j| j.disk_id == disk_id);
+        let source = job.map(|j| &j.source).or(known.map(|d| &d.source));
         tx.upsert_vm_disk(&VmDiskRow {
             vm_id: vm_id.clone(),
             disk_id,
             device_key: record.device_key.as_str().to_owned(),
             size_bytes: record.virtual_size,
-            source: known.map_or_else(|| "push".to_owned(), |d| d.source.clone()),
+            source: source.map_or_else(|| "push".to_owned(), Clone::clone),
         })
         .await?;
-        let job = jobs.iter().find(|j| j.disk_id == disk_id);
         let mut row = disk_row(record, micros(m.sealed_at), job);
         if let Some(parent) = &row.parent_backup_id
             && !tx.backup_disk_exists(parent, disk_id).await?

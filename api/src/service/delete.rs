@@ -1,11 +1,17 @@
 //! Deleting restore points, and the rows of jobs that left nothing.
 
-use sendense_engine::repository::{BackupId, DeletePoint, Deletion as Done, VmId};
+use std::time::Duration;
+
+use sendense_engine::repository::{BackupId, DeletePoint, Deletion as Done, Repository, VmId};
 
 use super::{Fault, Result, Service, blocking, catalog, to_the_end};
 use crate::auth::Caller;
 use crate::store::{AuditRow, BackupRow};
 use crate::types::{Code, Deletion, DeletionItem, Time};
+
+/// How often the catalog is tried after files are gone, and how long between.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Service {
     /// `DELETE /backup/{id}`.
@@ -57,32 +63,91 @@ impl Service {
             dry_run,
         };
         self.refuse_while_exported(&row.id)?;
-        let (deleting, points) = (repository.clone(), repository.clone());
-        let done = blocking(move || Ok(deleting.delete(&request)?)).await?;
-        if !dry_run {
-            let points = blocking(move || Ok(points.points(vm)?)).await?;
-            let mut tx = self.store().begin_write().await?;
-            tx.clear_chains(&row.vm_id, &row.repository_id).await?;
-            for point in &done.points {
-                tx.delete_backup(point.backup_id.as_str()).await?;
+        let deleting = repository.clone();
+        let done = blocking(move || Ok(deleting.delete(&request)?)).await;
+        if dry_run {
+            return Ok(view(&done?));
+        }
+        // Files may be gone after a failure, too: the catalog follows what the manifests say now.
+        let ids: Vec<BackupId> = match &done {
+            Ok(done) => done.points.iter().map(|p| p.backup_id.clone()).collect(),
+            Err(_) => vec![BackupId::parse(row.id.as_str())?],
+        };
+        let forgotten = self.forget(caller, &row, &repository, vm, &ids).await?;
+        match done {
+            Ok(done) => Ok(view(&done)),
+            Err(e) if e.code == Code::NotFound && forgotten => Ok(gone(row.id)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes the rows of points whose manifests are gone out of the catalog. The files are gone
+    /// already, so a catalog that is busy or full is tried again for some seconds.
+    async fn forget(
+        &self,
+        caller: &Caller,
+        row: &BackupRow,
+        repository: &Repository,
+        vm: VmId,
+        ids: &[BackupId],
+    ) -> Result<bool> {
+        for _ in 1..TRIES {
+            match self.forget_once(caller, row, repository, vm, ids).await {
+                Err(e) => tracing::warn!(backup = %row.id, "the catalog does not follow yet: {e}"),
+                done => return done,
             }
-            let repository_id = repository.id().to_string();
-            catalog::record_chains(&mut tx, &row.vm_id, &repository_id, &points).await?;
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.forget_once(caller, row, repository, vm, ids).await
+    }
+
+    async fn forget_once(
+        &self,
+        caller: &Caller,
+        row: &BackupRow,
+        repository: &Repository,
+        vm: VmId,
+        ids: &[BackupId],
+    ) -> Result<bool> {
+        let mut tx = self.store().begin_write().await?;
+        // Read with the writer's turn, so that a seal of this machine cannot come in between.
+        let reading = repository.clone();
+        let points = blocking(move || Ok(reading.points(vm)?)).await?;
+        let is_gone = |id: &&BackupId| {
+            points
+                .get(id)
+                .is_err_and(|e| e.kind == sendense_engine::ErrorKind::NotFound)
+        };
+        let gone: Vec<&BackupId> = ids.iter().filter(is_gone).collect();
+        if gone.is_empty() {
+            return Ok(false);
+        }
+        let repository_id = repository.id().to_string();
+        tx.clear_chains(&row.vm_id, &row.repository_id).await?;
+        for id in gone {
+            tx.delete_backup(id.as_str()).await?;
             tx.audit(&AuditRow {
                 at: Time::now().micros(),
                 actor: caller.name.clone(),
                 action: "backup.delete".to_owned(),
-                object: row.id.clone(),
-                detail: format!("{} points, {} bytes", done.points.len(), done.bytes),
+                object: id.as_str().to_owned(),
+                detail: format!("asked for: {}", row.id),
             })
             .await?;
-            tx.commit().await?;
         }
-        Ok(view(&done))
+        catalog::record_chains(&mut tx, &row.vm_id, &repository_id, &points).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// A job without files: failed, cancelled, or reported missing.
     async fn delete_row(&self, caller: &Caller, row: BackupRow, dry_run: bool) -> Result<Deletion> {
+        if ["pending", "running"].contains(&row.status.as_str()) {
+            return Err(
+                Fault::new(Code::WrongState, format!("{} is {}", row.id, row.status))
+                    .hint("cancel it with `sendense-ctl backup cancel`"),
+            );
+        }
         if !dry_run {
             let repository = self
                 .repository(Some(&row.repository_id))?
@@ -114,13 +179,21 @@ impl Service {
         }
         Ok(Deletion {
             dry_run,
-            deleted: vec![DeletionItem {
-                backup_id: row.id,
-                bytes: 0,
-            }],
-            freed_bytes: 0,
-            warnings: Vec::new(),
+            ..gone(row.id)
         })
+    }
+}
+
+/// What is said of a point of which only the row was left.
+fn gone(backup_id: String) -> Deletion {
+    Deletion {
+        dry_run: false,
+        deleted: vec![DeletionItem {
+            backup_id,
+            bytes: 0,
+        }],
+        freed_bytes: 0,
+        warnings: Vec::new(),
     }
 }
 

@@ -52,6 +52,14 @@ impl Service {
         if text == "latest" {
             let vm = match vm.and_then(PointQuery::vm) {
                 Some(vm) => Some(self.resolve_vm(vm).await?.id),
+                // With several machines, nobody means "whichever was last".
+                None if self.store().machines_with_points().await? > 1 => {
+                    return Err(Fault::new(
+                        Code::Ambiguous,
+                        "`latest` needs a machine: several have restore points",
+                    )
+                    .hint("name it with --vm (vm_name=), or give the id"));
+                }
                 None => None,
             };
             let latest = self.store().latest_backup(vm.as_deref()).await?;

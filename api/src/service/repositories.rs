@@ -20,11 +20,14 @@ pub struct OpenRepository {
 }
 
 impl OpenRepository {
-    /// Opens the `local` repository `name` at `path`, and makes it where nothing is there.
-    /// Blocking.
-    pub fn local(name: &str, path: &Path) -> Result<Self> {
+    /// Opens the `local` repository `name` at `path`, and makes it where nothing is there. With
+    /// `known`, the id that the catalog has of it, nothing is made: an empty or missing directory
+    /// is then one whose file system is not mounted. Blocking.
+    pub fn local(name: &str, path: &Path, known: Option<&str>) -> Result<Self> {
         let at = |e| Fault::io(format!("the repository {name} at {}", path.display()), e);
-        std::fs::create_dir_all(path).map_err(at)?;
+        if known.is_none() {
+            std::fs::create_dir_all(path).map_err(at)?;
+        }
         let directory = LocalDirectory::open(path).map_err(at)?;
         let options = RepositoryOptions {
             name: name.to_owned(),
@@ -34,8 +37,24 @@ impl OpenRepository {
             warn: None,
             now: Time::now().into(),
         };
+        let repository = match known {
+            None => Repository::open_or_create(directory, options)?,
+            Some(_) => Repository::open(directory, options)?,
+        };
+        let found = repository.id().to_string();
+        if let Some(known) = known.filter(|known| **known != found) {
+            return Err(Fault::new(
+                Code::RepositoryNotFound,
+                format!(
+                    "the repository at {} is another one: its id is {found}, and the catalog \
+                     knows {known}",
+                    path.display()
+                ),
+            )
+            .hint("mount the right file system there, or move the repository back"));
+        }
         Ok(Self {
-            repository: Repository::open_or_create(directory, options)?,
+            repository,
             path: path.to_owned(),
         })
     }

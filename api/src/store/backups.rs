@@ -91,6 +91,33 @@ impl Store {
         .await?)
     }
 
+    /// The ids that begin with `prefix` and were given out once, deleted ones included: an id, and
+    /// the token that is made of it, never means two things.
+    pub async fn used_backup_ids_with(&self, prefix: &str) -> Result<Vec<String>> {
+        let end = format!("{prefix}\u{10FFFF}");
+        Ok(sqlx::query_scalar(
+            "SELECT id FROM backup_jobs WHERE tenant = $1 AND id >= $2 AND id < $3
+             UNION SELECT object FROM audit WHERE tenant = $1 AND object >= $2 AND object < $3",
+        )
+        .bind(&*self.tenant)
+        .bind(prefix)
+        .bind(end)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// How many machines have a sealed point.
+    pub async fn machines_with_points(&self) -> Result<u64> {
+        let n: i64 = sqlx::query_scalar(
+            "SELECT COUNT(DISTINCT vm_id) FROM backup_jobs
+             WHERE tenant = $1 AND status = 'completed'",
+        )
+        .bind(&*self.tenant)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(super::un(n))
+    }
+
     /// The newest sealed point, of one machine or of all.
     pub async fn latest_backup(&self, vm_id: Option<&str>) -> Result<Option<String>> {
         Ok(sqlx::query_scalar(

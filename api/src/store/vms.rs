@@ -105,6 +105,25 @@ impl WriteTx {
         Ok(())
     }
 
+    /// Adds a disk, where there is none of this number: what is known of one stays as it is until a
+    /// point of it is sealed.
+    pub async fn insert_vm_disk_if_new(&mut self, row: &VmDiskRow) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO vm_disks (tenant, vm_id, disk_id, device_key, size_bytes, source)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (tenant, vm_id, disk_id) DO NOTHING",
+        )
+        .bind(&*self.tenant)
+        .bind(&row.vm_id)
+        .bind(i64::from(row.disk_id))
+        .bind(&row.device_key)
+        .bind(db(row.size_bytes))
+        .bind(&row.source)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
     /// Adds a disk, or sets size and source of one that is there. The identity never changes.
     pub async fn upsert_vm_disk(&mut self, row: &VmDiskRow) -> Result<()> {
         sqlx::query(

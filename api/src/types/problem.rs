@@ -62,7 +62,7 @@ macro_rules! codes {
 
 codes! {
     /// The request is not what the route takes.
-    BadRequest = "bad_request", 400, "The request is malformed", "correct the request; docs/API.md shows each field";
+    BadRequest = "bad_request", 400, "The request is malformed", "correct what the detail names";
     /// The body is no JSON.
     BadJson = "bad_json", 400, "The body is not valid JSON", "correct the JSON at the place that the detail names";
     /// No token, or one that is not known.
@@ -70,7 +70,7 @@ codes! {
     /// The caller may not, or the path is outside of the allow-list.
     NotAllowed = "not_allowed", 403, "That is not allowed", "ask an administrator; paths on the daemon's host must lie beneath sources.allow or targets.allow in its configuration";
     /// No such route.
-    NoSuchRoute = "no_such_route", 404, "There is no such route", "look the path up in docs/API.md";
+    NoSuchRoute = "no_such_route", 404, "There is no such route", "check the path: all routes begin with /api/v1";
     /// Something named is not there.
     NotFound = "not_found", 404, "It was not found", "check the name; `sendense-ctl backup list` shows what is there";
     /// The machine is not registered.
@@ -82,7 +82,7 @@ codes! {
     /// No such repository.
     RepositoryNotFound = "repository_not_found", 404, "There is no such repository", "`sendense-ctl repo list` shows what is there";
     /// The route is there, the method is not.
-    MethodNotAllowed = "method_not_allowed", 405, "The method is not allowed here", "look the route up in docs/API.md";
+    MethodNotAllowed = "method_not_allowed", 405, "The method is not allowed here", "GET reads, POST acts, PUT sends, DELETE removes";
     /// The daemon gave up on the request.
     Timeout = "timeout", 408, "The request took too long", "try again; long work is a job: follow it with `sendense-ctl job show`";
     /// A name stands for several things.

@@ -232,13 +232,19 @@ impl fmt::Display for Refusal {
                 parent_token,
             } => write!(
                 f,
-                "the changes are relative to {given:?}, but {parent} is at {parent_token:?}"
+                "the changes are relative to {:?}, but {parent} is at {:?}",
+                given.as_str(),
+                parent_token.as_str()
             ),
             Self::BaseTokenMismatch {
                 given: None,
                 parent,
                 parent_token,
-            } => write!(f, "no base token came, and {parent} is at {parent_token:?}"),
+            } => write!(
+                f,
+                "no base token came, and {parent} is at {:?}",
+                parent_token.as_str()
+            ),
             Self::NoParent { disk } => {
                 write!(f, "disk {disk} has no restore point here to build on")
             }

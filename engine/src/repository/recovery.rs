@@ -16,7 +16,7 @@ use super::delete::{hold_images, read_manifest, unlink};
 use super::ids::{DiskNumber, VmId};
 use super::layout::{
     FoundInDisk, FoundInPoints, Part, PartialName, QUARANTINE_DIR, deleting_path, disk_dir,
-    disk_name, parse_disk_name, points_dir, vm_dir,
+    disk_name, manifest_path, parse_disk_name, points_dir, vm_dir,
 };
 use super::points::{DamagedPoint, VmPoints};
 use super::store::{Inner, Repository, lock};
@@ -110,6 +110,7 @@ impl Visit<'_> {
         let book = self.inner.book(self.vm);
         let mut book = lock(&book);
         self.running = book.writers.iter().map(|w| w.job.clone()).collect();
+        self.sync_names()?;
         let all_deleted = self.end_deletions()?;
         let points = load(&*self.inner.dir, self.vm)?;
         let damaged = points.damaged().iter();
@@ -130,6 +131,21 @@ impl Visit<'_> {
         Ok(())
     }
 
+    /// What is seen now may be the last process's work in the page cache. Nothing is built on it,
+    /// and nothing is unlinked because of it, before the names are durable.
+    fn sync_names(&self) -> Result<()> {
+        let vm_dir = vm_dir(self.vm);
+        let entries = self.inner.dir.list(&vm_dir);
+        let entries = entries.map_err(|e| self.inner.io(&format!("listing {vm_dir}"), e))?;
+        let below = entries.iter().filter(|e| e.kind == EntryKind::Directory);
+        let below = below.map(|e| format!("{vm_dir}/{}", e.name));
+        for dir in below.chain([vm_dir.clone(), String::new()]) {
+            let synced = self.inner.dir.sync_dir(&dir);
+            synced.map_err(|e| self.inner.io(&format!("syncing {dir:?}"), e))?;
+        }
+        Ok(())
+    }
+
     /// Goes on with deletions; says whether none is left.
     fn end_deletions(&mut self) -> Result<bool> {
         let mut all = true;
@@ -138,6 +154,22 @@ impl Visit<'_> {
             _ => None,
         })? {
             let path = deleting_path(self.vm, &id);
+            // Where a rename is a link and an unlink, a crash between them leaves both names: the
+            // point was never un-committed, and stays.
+            let manifest = manifest_path(self.vm, &id);
+            let twice = match self.inner.dir.open(&manifest, Create::OpenRead) {
+                Ok(_) => true,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+                Err(e) => return Err(self.inner.io(&format!("opening {manifest}"), e)),
+            };
+            if twice {
+                let undone = self.inner.dir.remove_file(&path);
+                undone.map_err(|e| self.inner.io(&format!("removing {path}"), e))?;
+                let dir = points_dir(self.vm);
+                let synced = self.inner.dir.sync_dir(&dir);
+                synced.map_err(|e| self.inner.io(&format!("syncing {dir}"), e))?;
+                continue;
+            }
             let manifest = read_manifest(&*self.inner.dir, &path)?;
             // An unreadable mark names no files: they are nobody's now, and quarantine finds them.
             let held = match manifest.as_ref() {

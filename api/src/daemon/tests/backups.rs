@@ -315,6 +315,9 @@ async fn a_point_in_use_is_not_deleted() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // Idle, it still holds its point: whoever made it means to read.
+    assert_eq!(delete().await.unwrap_err().code, Code::Busy);
+    w.service().end_restore_export(&export.export_id).unwrap();
     delete().await.unwrap();
     assert!(w.service().restore_exports().exports.is_empty());
 }

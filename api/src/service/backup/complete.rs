@@ -24,6 +24,35 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 /// How long clients may stay connected to a sealed disk.
 const GOODBYE: Duration = Duration::from_secs(60);
 
+/// The disks that a mover may say are complete: all that movers write, or those that it names. A
+/// disk that the daemon reads itself is complete when it has read it, and nobody else knows.
+fn pushed(running: &Running, named: Vec<CompleteDisk>) -> Result<Vec<CompleteDisk>> {
+    let state = running.state();
+    let is_pulled = |number: u32| {
+        let disk = state.disks.iter().find(|d| d.number.get() == number);
+        disk.is_some_and(|d| d.export.is_none())
+    };
+    let asked: Vec<CompleteDisk> = if named.is_empty() {
+        let all = state.disks.iter().map(|d| d.number.get());
+        let all = all.filter(|n| !is_pulled(*n)).map(|disk_id| CompleteDisk {
+            disk_id,
+            change_id: None,
+        });
+        all.collect()
+    } else {
+        named
+    };
+    let pulled = asked.iter().find(|d| is_pulled(d.disk_id));
+    if asked.is_empty() || pulled.is_some() {
+        return Err(Fault::new(
+            Code::WrongState,
+            "the daemon reads this disk itself, and completes it when it has read all of it",
+        )
+        .hint("wait for the job: `sendense-ctl job watch`"));
+    }
+    Ok(asked)
+}
+
 impl Service {
     /// `POST /backup/{id}/complete`. Says whether the point exists by now.
     pub async fn complete_backup(
@@ -37,16 +66,7 @@ impl Service {
         let Some(running) = self.running_job(&id).filter(|r| !r.has_ended()) else {
             return self.complete_ended(caller, &id, &body).await;
         };
-        let asked = if body.disks.is_empty() {
-            let state = running.state();
-            let all = state.disks.iter().map(|d| CompleteDisk {
-                disk_id: d.number.get(),
-                change_id: None,
-            });
-            all.collect()
-        } else {
-            body.disks
-        };
+        let asked = pushed(&running, body.disks)?;
         let mut attempts = Vec::with_capacity(asked.len());
         for disk in &asked {
             attempts.push((disk.disk_id, self.complete_disk(&running, disk)?));

@@ -93,7 +93,7 @@ impl Service {
             tx.insert_vm(&plan.row).await?;
         }
         let base = BackupId::new(&plan.row.name, now.into(), |_| false)?;
-        let taken = self.store().backup_ids_with(base.as_str()).await?;
+        let taken = self.store().used_backup_ids_with(base.as_str()).await?;
         let id = BackupId::new(&plan.row.name, now.into(), |id| {
             taken.iter().any(|t| t == id.as_str())
         })?;
@@ -121,7 +121,7 @@ impl Service {
         })
         .await?;
         for d in decided {
-            tx.upsert_vm_disk(&VmDiskRow {
+            tx.insert_vm_disk_if_new(&VmDiskRow {
                 vm_id: plan.row.id.clone(),
                 disk_id: d.disk.number.get(),
                 device_key: d.disk.device_key.as_str().to_owned(),
@@ -356,7 +356,8 @@ fn disk_row(id: &BackupId, disk: &PlanDisk, decision: &Decision) -> DiskRow {
         sequence: None,
         size_bytes: disk.size,
         base_change_id: parent.map(|p| p.token.as_str().to_owned()),
-        change_id: disk.token.as_ref().map(|t| t.as_str().to_owned()),
+        // Written by the transaction that writes the point, and by nothing before it.
+        change_id: None,
         bytes_transferred: 0,
         stored_bytes: 0,
         zero_bytes: 0,

@@ -53,7 +53,8 @@ impl Service {
                 self.fail(&running, e.into()).await;
                 return;
             }
-            if moved != last.0 || self.has_clients(&running) {
+            // The daemon's own reading is no idleness: comparing moves nothing.
+            if moved != last.0 || running.pulled || self.has_clients(&running) {
                 last = (moved, Instant::now());
             }
             if idle_limit.is_some_and(|limit| last.1.elapsed() > limit) {

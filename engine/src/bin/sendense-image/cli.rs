@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Looks into QCOW2 and raw disk images: what they are, whether they are sound, where their bytes
 /// lie, whether two hold the same disk; and converts them. Needs no daemon.
 #[derive(Debug, Parser)]
-#[command(name = "sendense-image", version, about)]
+#[command(name = "sendense-image", version)]
 pub(crate) struct Cli {
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value_t = Output::Human)]
