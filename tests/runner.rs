@@ -8,6 +8,7 @@ mod declared;
 mod foreign;
 mod full;
 mod growth;
+mod hostile_images;
 mod interop;
 mod lifecycle;
 mod locks;
