@@ -9,6 +9,7 @@ pub mod chain;
 pub mod declared;
 pub mod error;
 pub mod export;
+pub mod guest;
 pub mod ingest;
 pub mod io;
 pub mod plane;
