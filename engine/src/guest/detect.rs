@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Blocks, Fault, FaultKind, FileSystem, OpenOptions, Result};
+use super::{Blocks, Fault, FaultKind, FileSystem, OpenOptions, Result, ext};
 
 /// What stands on a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,10 +116,9 @@ fn is_fat(volume: &dyn Blocks) -> Result<bool> {
 /// `Unsupported`, by name, for what is not read yet; `NotFound` where no file system is known;
 /// whatever the reader finds.
 pub fn open(volume: Arc<dyn Blocks>, options: &OpenOptions) -> Result<Box<dyn FileSystem>> {
-    let _ = options;
     let not_yet = |what: &str| Err(Fault::unsupported(format!("{what} is not read yet")));
     match detect(&volume)? {
-        Found::Ext => not_yet("ext2, ext3 or ext4"),
+        Found::Ext => ext::open(volume, options),
         Found::Xfs => not_yet("XFS"),
         Found::Ntfs => not_yet("NTFS"),
         Found::Fat => not_yet("FAT"),

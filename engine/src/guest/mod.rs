@@ -17,6 +17,7 @@
 
 mod blocks;
 mod detect;
+mod ext;
 mod fault;
 mod filesystem;
 mod node;

@@ -1,0 +1,13 @@
+//! Every view is compared with the kernel's own mount of the same image.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the numbers are the tests' own"
+)]
+
+mod clean;
+mod dirty;
+mod fixture;
+mod hostile;
+mod tree;
+mod view;
