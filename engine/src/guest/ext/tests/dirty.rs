@@ -66,7 +66,8 @@ struct Crash {
 
 fn crash(mkfs: &[&str], options: &str, flush: bool, change: impl Fn(&Path)) -> Crash {
     let image = Image::make(64, mkfs);
-    let mount = image.mount(options);
+    // Nothing is committed because time passes, however busy the machine is.
+    let mount = image.mount(&format!("{options},commit=300"));
     base(mount.path());
     change(mount.path());
     // A file that was unlinked while it is open: an orphan.
@@ -251,11 +252,24 @@ fn small_changes(root: &Path) {
     file.write_all(&tree::noise(50, 60_000)).unwrap();
     file.sync_all().unwrap();
     let cut = File::options().write(true).open(root.join("cut")).unwrap();
-    cut.set_len(123_456).unwrap();
-    cut.sync_all().unwrap();
+    for len in [123_456, 800_000, 100_000, 300_000] {
+        cut.set_len(len).unwrap();
+        cut.sync_all().unwrap();
+    }
     fs::create_dir(root.join("made")).unwrap();
     synced(&root.join("made/inside"), b"new in new");
     fs::rename(root.join("keeps/new-001"), root.join("made/moved")).unwrap();
+    fs::rename(root.join("keeps/new-002"), root.join("keeps/new-003")).unwrap();
+    let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    let holed = File::options()
+        .write(true)
+        .open(root.join("old/055"))
+        .unwrap();
+    rustix::fs::fallocate(&holed, flags, 4096, 8192).unwrap();
+    holed.sync_all().unwrap();
+    fs::create_dir_all(root.join("made/then/gone")).unwrap();
+    synced(&root.join("made/then/inside"), b"deep");
+    fs::remove_dir(root.join("made/then/gone")).unwrap();
     synced(&root.join("last"), b"last");
 }
 
@@ -276,7 +290,7 @@ fn but_for_directories(mut all: view::View) -> view::View {
 #[test]
 fn fast_commits_are_replayed_as_the_kernel_does() {
     let crash = crash(
-        &["mkfs.ext4", "-O", "fast_commit"],
+        &["mkfs.ext4", "-b", "1024", "-O", "fast_commit"],
         "rw",
         false,
         small_changes,
@@ -285,9 +299,65 @@ fn fast_commits_are_replayed_as_the_kernel_does() {
     let State::Replayed { reason } = &fs.facts().state else {
         panic!("{:?}", fs.facts());
     };
-    assert!(reason.contains("fast commits"), "{reason}");
+    let words: Vec<&str> = reason.split_whitespace().collect();
+    let count: usize = words[words.len() - 3].parse().unwrap();
+    assert!(count > 50 && reason.ends_with("fast commits"), "{reason}");
     let (ours, kernel) = (view::ours(&*fs), crash.kernel);
     view::assert_same(&but_for_directories(ours), &but_for_directories(kernel));
+}
+
+/// The places of the checksums that end fast commits.
+fn fast_tails(image: &[u8]) -> Vec<usize> {
+    let (first, block) = ([9, 0, 8, 0, 0, 0, 0, 0], 1024);
+    let start = (0..image.len())
+        .step_by(block)
+        .find(|at| image[*at..].starts_with(&first));
+    let (mut at, mut all) = (start.unwrap(), Vec::new());
+    loop {
+        let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
+        let (tag, len) = (word(at), word(at + 2) as usize);
+        match tag {
+            1..=7 | 9 => {}
+            8 => all.push(at + 8),
+            _ => return all,
+        }
+        at += 4 + len;
+        if at % block > block - 4 {
+            at = at.next_multiple_of(block);
+        }
+    }
+}
+
+#[test]
+fn the_last_fast_commit_may_be_torn_and_no_other() {
+    let crash = crash(
+        &["mkfs.ext4", "-b", "1024", "-O", "fast_commit"],
+        "rw",
+        false,
+        small_changes,
+    );
+    let image = fs::read(&crash.copy).unwrap();
+    let tails = fast_tails(&image);
+    assert!(tails.len() > 50, "{tails:?}");
+    let torn = |at: usize| {
+        let mut image = image.clone();
+        image[at] ^= 1;
+        let copy = crash.image.copy("torn");
+        fs::write(&copy, image).unwrap();
+        copy
+    };
+    let copy = torn(tails[tails.len() - 1]);
+    let fs = ours(&copy, &OpenOptions::default()).unwrap();
+    let ours_torn = view::ours(&*fs);
+    let mount = Mount::new(&copy, "rw");
+    let kernel = view::kernel(mount.path());
+    assert!(!kernel.contains_key(&b"last"[..]) && crash.kernel.contains_key(&b"last"[..]));
+    view::assert_same(
+        &but_for_directories(ours_torn),
+        &but_for_directories(kernel),
+    );
+    let refused = ours(&torn(tails[10]), &OpenOptions::default()).unwrap_err();
+    assert!(refused.what.contains("fast commit is damaged"), "{refused}");
 }
 
 #[test]

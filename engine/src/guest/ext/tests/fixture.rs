@@ -91,7 +91,15 @@ impl Mount {
         let point = tempfile::tempdir().unwrap();
         let mut command = Command::new("mount");
         command.args(["-o", &format!("loop,noatime,{options}")]);
-        run(command.arg(image).arg(point.path()));
+        command.arg(image).arg(point.path());
+        // Others look for a free loop device at the same time: the loser tries again.
+        for _ in 0..5 {
+            if command.status().unwrap().success() {
+                return Self { point };
+            }
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        run(&mut command);
         Self { point }
     }
 

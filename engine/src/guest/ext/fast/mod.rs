@@ -1,11 +1,14 @@
 //! Fast commits ("Fast commits" of jbd2): between two transactions ext4 may log what changed in
 //! names, inodes and ranges rather than whole blocks. They are kept beside the volume, by inode.
 
+mod records;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
-use super::crc;
-use super::fields::{index, le16, le32, wide};
+use records::{ADD_RANGE, CREATE, DEL_RANGE, INODE, LINK, Record, UNLINK};
+
+use super::fields::{le16, le32, wide};
 use super::inode::{BODY, flag};
 use super::journal::{Log, bounded};
 use super::run::Run;
@@ -15,17 +18,6 @@ use crate::guest::{Fault, FileType, Result};
 /// Cursors from here on stand for names of fast commits.
 pub(super) const MORE: u64 = 1 << 63;
 
-/// Bytes in front of a record: what it is, and its length.
-const HEAD: usize = 4;
-const ADD_RANGE: u16 = 1;
-const DEL_RANGE: u16 = 2;
-const CREATE: u16 = 3;
-const LINK: u16 = 4;
-const UNLINK: u16 = 5;
-const INODE: u16 = 6;
-const PAD: u16 = 7;
-const TAIL: u16 = 8;
-const FIRST: u16 = 9;
 /// A longer extent was allocated and not written.
 const LONGEST: u16 = 32768;
 /// The header of a tree without extents, with room for four.
@@ -47,12 +39,6 @@ pub(super) struct Recent {
     ranges: HashMap<u32, BTreeMap<u64, Run>>,
 }
 
-/// One record.
-struct Record {
-    tag: u16,
-    value: Vec<u8>,
-}
-
 impl Recent {
     /// Reads the fast commits behind the transaction before `sequence`; one that is not complete
     /// was never acknowledged and ends them. `store` has the journal replayed.
@@ -66,7 +52,7 @@ impl Recent {
         store: &Store,
     ) -> Result<Self> {
         bounded(&area)?;
-        let (records, commits) = complete(log, area, sequence, store)?;
+        let (records, commits) = records::complete(log, area, sequence, store)?;
         let mut recent = Self {
             commits,
             ..Self::default()
@@ -226,67 +212,46 @@ impl Recent {
     }
 }
 
-/// The records of all complete fast commits, and how many those are.
-fn complete(
-    log: &Log<'_>,
-    area: Range<u32>,
-    sequence: u32,
-    store: &Store,
-) -> Result<(Vec<Record>, usize)> {
-    let (mut all, mut pending, mut commits) = (Vec::new(), Vec::new(), 0);
-    let mut crc = 0;
-    for (n, number) in area.enumerate() {
-        let block = log.block(number)?;
-        if n == 0 && le16(&block, 0) != FIRST {
-            break;
-        }
-        let mut at = 0;
-        while at + HEAD <= block.len() {
-            let (tag, len) = (le16(&block, at), index(le16(&block, at + 2)));
-            let value = block.get(at + HEAD..at + HEAD + len);
-            let Some(value) = value.filter(|_| fits(store, tag, len)) else {
-                return Ok((all, commits));
-            };
-            // The last record fills its block: what counts of it ends in front of the checksum.
-            let covered = if tag == TAIL { HEAD + 4 } else { HEAD + len };
-            crc = crc::crc32c(crc, block.get(at..at + covered).unwrap_or_default());
-            match tag {
-                FIRST if le32(value, 4) != sequence => return Ok((all, commits)),
-                FIRST if le32(value, 0) != 0 => {
-                    let features = le32(value, 0);
-                    return Err(Fault::unsupported(format!(
-                        "features of fast commits {features:#x}"
-                    )));
-                }
-                TAIL if le32(value, 0) != sequence || le32(value, 4) != crc => {
-                    return Ok((all, commits));
-                }
-                TAIL => {
-                    all.append(&mut pending);
-                    commits += 1;
-                    crc = 0;
-                }
-                _ => pending.push(Record {
-                    tag,
-                    value: value.to_vec(),
-                }),
-            }
-            at += HEAD + len;
-        }
-    }
-    Ok((all, commits))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Whether a record of a kind may have that length.
-fn fits(store: &Store, tag: u16, len: usize) -> bool {
-    match tag {
-        ADD_RANGE => len == 16,
-        DEL_RANGE => len == 12,
-        CREATE | LINK | UNLINK => (9..=8 + 255).contains(&len),
-        INODE => (4 + 128..=4 + store.sb.inode_size).contains(&len),
-        PAD => true,
-        TAIL => len >= 8,
-        FIRST => len == 8,
-        _ => false,
+    #[test]
+    fn later_ranges_stand_over_earlier_ones() {
+        const BLOCKS: usize = 64;
+        let mut recent = Recent::default();
+        let mut model: Vec<Option<Option<u64>>> = vec![None; BLOCKS];
+        let mut state = 7u64;
+        let mut pick = |most: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            usize::try_from(state >> 33).unwrap() % most
+        };
+        for round in 0..400 {
+            let start = pick(BLOCKS);
+            let len = pick(BLOCKS - start + 1).min(9);
+            let at = (pick(3) > 0).then_some(1000 * round);
+            let (from, count) = (start as u64, len as u64);
+            recent.put_range(5, from, Run { at, len: count });
+            for (n, block) in model[start..start + len].iter_mut().enumerate() {
+                *block = Some(at.map(|at| at + n as u64));
+            }
+            for logical in 0..BLOCKS {
+                let here = match recent.range(5, logical as u64).unwrap() {
+                    Ok(run) => (0..run.len)
+                        .map(|n| Some(run.at.map(|at| at + n)))
+                        .collect(),
+                    Err(len) => vec![None; usize::try_from(len).unwrap().min(BLOCKS - logical)],
+                };
+                assert!(!here.is_empty());
+                assert_eq!(
+                    here,
+                    model[logical..logical + here.len()],
+                    "{round} {logical}"
+                );
+            }
+        }
+        assert!(recent.range(6, 0).is_none());
     }
 }
