@@ -60,7 +60,7 @@ impl AreaHeader {
             ));
         }
         let (start, size) = (u64_at(header, 24), u64_at(header, 32));
-        if start != Some(area.at) || size.is_none_or(|size| size > area.len.max(1)) {
+        if start != Some(area.at) || size.is_none_or(|size| size > area.len) {
             return Err(bad("the header belongs elsewhere".to_owned()));
         }
         let size = size.unwrap_or(0);
