@@ -17,12 +17,15 @@
 
 mod blocks;
 mod detect;
+pub mod extract;
 mod fault;
 mod filesystem;
+pub mod glob;
 mod node;
 mod overlay;
 pub mod path;
 pub mod volumes;
+pub mod walk;
 
 pub use blocks::{Blocks, Cached, Part};
 pub use detect::{Found, detect, open};
