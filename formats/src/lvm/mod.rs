@@ -20,7 +20,7 @@ pub use text::{Section, Value};
 pub const SECTOR: u64 = 512;
 
 /// LVM2's checksum: the usual polynomial, begun with a value of its own and not inverted.
-fn checksum(bytes: &[u8]) -> u32 {
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
     const BEGIN: u32 = 0xf597_a6cf;
     let mut crc = crc32fast::Hasher::new_with_initial(!BEGIN);
     crc.update(bytes);

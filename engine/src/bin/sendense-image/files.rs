@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use sendense_engine::guest::path::{self, Last};
 use sendense_engine::guest::volumes::{Content, Summary, Volume};
 use sendense_engine::guest::walk::{Item, Step, Walk, join};
-use sendense_engine::guest::{Facts, Fault, FaultKind, FileSystem, FileType, NodeId, State};
+use sendense_engine::guest::{Facts, Fault, FaultKind, FileSystem, FileType, Found, NodeId, State};
 use serde::Serialize;
 
 use crate::cli::{DisksArgs, FilesArgs, Output};
@@ -19,7 +19,8 @@ use crate::output::{Failure, bytes, json, line, shown};
 struct Row {
     #[serde(flatten)]
     volume: Summary,
-    /// `clean`, `replayed`, `unreplayed`, `unsupported`, `damaged`; none where nothing is known.
+    /// `clean`, `replayed`, `unreplayed`, `unsupported`, `damaged`, `unavailable`; none where
+    /// nothing is known.
     state: Option<&'static str>,
     /// Why it is in that state.
     reason: Option<String>,
@@ -85,8 +86,27 @@ fn tell(row: &Row) -> Result<(), Failure> {
 
 fn row(volume: &Volume, args: &DisksArgs) -> Row {
     let opened = match &volume.content {
+        // A part of something that has lines of its own; the notes say of what.
+        Content::Blocks {
+            found: Found::LvmMember,
+            ..
+        } => {
+            return Row {
+                volume: volume.summary(),
+                state: None,
+                reason: None,
+                file_system: None,
+            };
+        }
         Content::Blocks { blocks, .. } => disks::open(blocks, args),
-        Content::Unavailable(why) => Err(Fault::unsupported(why.clone())),
+        Content::Unavailable(why) => {
+            return Row {
+                volume: volume.summary(),
+                state: Some("unavailable"),
+                reason: Some(why.clone()),
+                file_system: None,
+            };
+        }
     };
     let (state, reason, file_system) = match opened {
         Ok(fs) => {

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 
-use super::{Options, Trouble};
+use super::Options;
 use crate::guest::walk::Item;
 use crate::guest::{FileSystem, FileType, Time};
 
@@ -27,7 +27,7 @@ impl<'a> Keep<'a> {
     }
 
     /// Sets all on an open file or directory; what could not be set.
-    pub(super) fn on(mut self, fd: BorrowedFd<'_>) -> Result<Vec<String>, Trouble> {
+    pub(super) fn on(mut self, fd: BorrowedFd<'_>) -> Vec<String> {
         if let Some((uid, gid)) = self.owner() {
             let done = rustix::fs::fchown(fd, uid, gid);
             self.result("the owner", done);
@@ -37,24 +37,14 @@ impl<'a> Keep<'a> {
             let done = rustix::fs::fchmod(fd, mode);
             self.result("the mode", done);
         }
-        for xattr in self.fs.xattrs(self.item.node)? {
-            if self.options.owners || xattr.name.starts_with(b"user.") {
-                let (name, value) = (xattr.name.as_slice(), xattr.value.as_slice());
-                let done = rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty());
-                self.result(&format!("the attribute {}", name.escape_ascii()), done);
-            }
-        }
+        self.xattrs(|name, value| rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()));
         let done = rustix::fs::futimens(fd, &self.times());
         self.result("the times", done);
-        Ok(self.lost)
+        self.lost
     }
 
     /// Sets what can be set on a link or special file by its name, never following it.
-    pub(super) fn on_name(
-        mut self,
-        dir: BorrowedFd<'_>,
-        name: &[u8],
-    ) -> Result<Vec<String>, Trouble> {
+    pub(super) fn on_name(mut self, dir: BorrowedFd<'_>, name: &[u8]) -> Vec<String> {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         if let Some((uid, gid)) = self.owner() {
             let done = rustix::fs::chownat(dir, name, uid, gid, flags);
@@ -70,9 +60,35 @@ impl<'a> Keep<'a> {
             });
             self.result("the mode", done);
         }
+        // There is no call by directory and name; the last component is not followed.
+        let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+        path.extend_from_slice(name);
+        self.xattrs(|name, value| {
+            rustix::fs::lsetxattr(path.as_slice(), name, value, XattrFlags::empty())
+        });
         let done = rustix::fs::utimensat(dir, name, &self.times(), flags);
         self.result("the times", done);
-        Ok(self.lost)
+        self.lost
+    }
+
+    fn xattrs(&mut self, set: impl Fn(&[u8], &[u8]) -> rustix::io::Result<()>) {
+        let all = match self.fs.xattrs(self.item.node) {
+            Ok(all) => all,
+            Err(fault) => {
+                self.lost
+                    .push(format!("the attributes could not be read: {fault}"));
+                return;
+            }
+        };
+        for xattr in all {
+            if self.options.owners || xattr.name.starts_with(b"user.") {
+                let done = set(&xattr.name, &xattr.value);
+                self.result(
+                    &format!("the attribute {}", xattr.name.escape_ascii()),
+                    done,
+                );
+            }
+        }
     }
 
     fn owner(&self) -> Option<(Option<Uid>, Option<Gid>)> {

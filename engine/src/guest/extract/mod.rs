@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use super::glob::{self, Match};
 use super::walk::{Item, Step, Walk};
-use super::{Fault, FileSystem, FileType, NodeId};
+use super::{Fault, FileSystem, FileType, NodeId, Stream};
 use crate::{Error, ErrorKind, Result};
 use attributes::Keep;
 use dest::Dest;
@@ -232,7 +232,7 @@ impl Work<'_, '_> {
     fn leave(&mut self, item: &Item) -> Result<(), Trouble> {
         let dir = self.dest.dir(&item.path)?;
         self.dest.forget();
-        let lost = Keep::new(self.fs, self.options, item).on(dir.as_fd())?;
+        let lost = Keep::new(self.fs, self.options, item).on(dir.as_fd());
         self.lost(&item.path, lost)
     }
 
@@ -277,23 +277,18 @@ impl Work<'_, '_> {
             self.report.bytes += bytes;
             going((self.watch)(Event::Progress(&self.report)))
         })?;
-        let lost = Keep::new(self.fs, self.options, item).on(file.as_fd())?;
+        let lost = Keep::new(self.fs, self.options, item).on(file.as_fd());
         made.keep()?;
         self.report.files += 1;
         if several && self.made.len() < MAX_LINKED {
             self.made.insert(item.node, item.path.clone());
         }
         self.lost(&item.path, lost)?;
-        let streams = self.fs.streams(item.node)?;
-        for stream in streams {
-            let what = format!(
-                "the stream \"{}\" of {} bytes is not extracted",
-                stream.name.escape_ascii(),
-                stream.size
-            );
-            self.lost(&item.path, vec![what])?;
-        }
-        Ok(())
+        let lost = match self.fs.streams(item.node) {
+            Ok(streams) => streams.iter().map(stream).collect(),
+            Err(fault) => vec![format!("its streams could not be listed: {fault}")],
+        };
+        self.lost(&item.path, lost)
     }
 
     fn symlink(&mut self, item: &Item) -> Result<(), Trouble> {
@@ -301,7 +296,7 @@ impl Work<'_, '_> {
         let made = self.place(&item.path, |dir, name| {
             rustix::fs::symlinkat(target.as_slice(), dir, name)
         })?;
-        let lost = Keep::new(self.fs, self.options, item).on_name(made.dir(), made.name())?;
+        let lost = Keep::new(self.fs, self.options, item).on_name(made.dir(), made.name());
         made.keep()?;
         self.report.symlinks += 1;
         self.lost(&item.path, lost)
@@ -327,7 +322,7 @@ impl Work<'_, '_> {
         let made = self.place(&item.path, |dir, name| {
             rustix::fs::mknodat(dir, name, kind, mode, device)
         })?;
-        let lost = Keep::new(self.fs, self.options, item).on_name(made.dir(), made.name())?;
+        let lost = Keep::new(self.fs, self.options, item).on_name(made.dir(), made.name());
         made.keep()?;
         self.report.special += 1;
         self.lost(&item.path, lost)
@@ -381,6 +376,14 @@ fn going(flow: ControlFlow<()>) -> Result<()> {
             "the extraction was ended before it was done",
         )),
     }
+}
+
+fn stream(stream: &Stream) -> String {
+    format!(
+        "the stream \"{}\" of {} bytes is not extracted",
+        stream.name.escape_ascii(),
+        stream.size
+    )
 }
 
 /// Without those that lie beneath another one, or come twice.

@@ -17,6 +17,9 @@ struct Guest {
     stats: HashMap<u64, Stat>,
     data: HashMap<u64, Vec<Range<u64>>>,
     xattrs: HashMap<u64, Vec<Xattr>>,
+    streams: HashMap<u64, Vec<Stream>>,
+    /// Nodes whose attributes and streams cannot be read.
+    odd: Vec<u64>,
     /// Files whose content cannot be read beyond this.
     broken: HashMap<u64, u64>,
 }
@@ -30,6 +33,8 @@ impl Guest {
             stats: HashMap::new(),
             data: HashMap::new(),
             xattrs: HashMap::new(),
+            streams: HashMap::new(),
+            odd: Vec::new(),
             broken: HashMap::new(),
         }
     }
@@ -95,11 +100,17 @@ impl FileSystem for Guest {
     }
 
     fn xattrs(&self, node: NodeId) -> crate::guest::Result<Vec<Xattr>> {
+        if self.odd.contains(&node.0) {
+            return Err(Fault::damaged("the attributes lie outside"));
+        }
         Ok(self.xattrs.get(&node.0).cloned().unwrap_or_default())
     }
 
-    fn streams(&self, _: NodeId) -> crate::guest::Result<Vec<Stream>> {
-        Ok(Vec::new())
+    fn streams(&self, node: NodeId) -> crate::guest::Result<Vec<Stream>> {
+        if self.odd.contains(&node.0) {
+            return Err(Fault::damaged("the streams lie outside"));
+        }
+        Ok(self.streams.get(&node.0).cloned().unwrap_or_default())
     }
 }
 
@@ -360,6 +371,43 @@ fn a_file_that_cannot_be_read_to_its_end_is_not_left_behind() {
     assert_eq!((report.failed, report.files), (4, 1), "{report:?}");
     assert_eq!(found(to.path()), [Path::new("good")]);
     assert!(report.notes[0].what.contains("outside"));
+}
+
+#[test]
+fn what_a_file_has_beside_its_content_is_kept_or_named() {
+    let mut guest = Guest::new(vec![
+        dir(&[(b"odd", 1), (b"streams", 2), (b"link", 3)]),
+        bytes(b"whole"),
+        bytes(b"whole"),
+        Made::Link(b"odd".to_vec()),
+    ]);
+    guest.odd = vec![1];
+    let stream = Stream {
+        name: b"Zone".to_vec(),
+        size: 26,
+    };
+    guest.streams.insert(2, vec![stream]);
+    let label = Xattr {
+        name: b"trusted.note".to_vec(),
+        value: b"kept".to_vec(),
+    };
+    guest.xattrs.insert(3, vec![label]);
+    let to = tempfile::tempdir().unwrap();
+    let options = Options {
+        owners: true,
+        ..Options::default()
+    };
+    let report = run(&guest, &["/"], to.path(), &options);
+    assert_eq!(
+        (report.failed, report.files, report.incomplete),
+        (0, 2, 3),
+        "{report:?}"
+    );
+    assert_eq!(fs::read(to.path().join("odd")).unwrap(), b"whole");
+    assert!(report.notes[2].what.contains("Zone"), "{report:?}");
+    let mut value = [0; 8];
+    let len = rustix::fs::lgetxattr(to.path().join("link"), "trusted.note", &mut value);
+    assert_eq!(&value[..len.unwrap()], b"kept");
 }
 
 #[test]
