@@ -131,6 +131,10 @@ fn of_disk(disk: &Disk) -> Result<Vec<Volume>> {
     };
     let (slots, notes) = match table::read(&view, found)? {
         Table::None => return Ok(vec![whole(content, Vec::new())]),
+        // What is left of a table does not hide what stands on the whole disk.
+        Table::Broken(why) if found != Found::Nothing => {
+            return Ok(vec![whole(content, vec![why])]);
+        }
         Table::Broken(why) => return Ok(vec![whole(Content::Unavailable(why), Vec::new())]),
         Table::Slots { slots, notes } => (slots, notes),
     };

@@ -87,6 +87,18 @@ fn the_backup_of_a_gpt_is_read_where_the_first_is_broken_and_that_is_said() {
         let volumes = of(&[&disk]);
         assert_eq!(ids(&volumes), ["disk0"]);
         assert!(why(&volumes[0]).contains("backup"), "{}", why(&volumes[0]));
+        // A file system over the whole disk is not hidden by what is left of a table.
+        disk[0x438..0x43a].copy_from_slice(&[0x53, 0xef]);
+        let volumes = of(&[&disk]);
+        assert_eq!(
+            (ids(&volumes), blocks(&volumes[0]).1),
+            (vec!["disk0"], Found::Ext)
+        );
+        assert!(
+            volumes[0].notes[0].contains("backup"),
+            "{:?}",
+            volumes[0].notes
+        );
     }
     // A wiped beginning behind the protective MBR.
     let mut wiped = disk.clone();
