@@ -5,6 +5,7 @@ mod agent;
 mod bad_input;
 mod chain;
 mod declared;
+mod files;
 mod foreign;
 mod full;
 mod growth;

@@ -4,12 +4,16 @@
 //! Each takes any bytes, must not panic for another reason than a broken promise asserted here,
 //! and takes time and memory in proportion to its input.
 
+mod volumes;
+
 use crate::changes::{ChangeList, Page, Pager, ParseLimits};
 use crate::qcow2::{
     self, Header, Image, Mapping, OpenPolicy, ReadAt, TableAt, Target, check, decompress,
     repair_leaks,
 };
 use crate::range::GuestRange;
+
+pub use volumes::{fuzz_lvm, fuzz_partitions};
 
 /// Tables that are mapped of one image, and packed clusters that are unpacked.
 const TABLES: u64 = 64;

@@ -1,4 +1,5 @@
-//! Disk image formats as pure plans: QCOW2 reading and writing, raw, changed-extent lists.
+//! Disk formats as pure plans: QCOW2 reading and writing, raw, changed-extent lists, partition
+//! tables, LVM2 metadata.
 //!
 //! Nothing here opens a file, a socket or a clock. The crate says *which* bytes belong *where* and
 //! in which order; whoever uses it moves them. Every input is treated as hostile: no panic, no
@@ -8,6 +9,7 @@
 //! - [`qcow2::Opener`] and [`qcow2::Image`] read any image that QEMU writes: open, then map guest
 //!   bytes to the file, one L2 table at a time. [`qcow2::decompress`] unpacks.
 //! - [`qcow2::check`] tells damage and leaks as `qemu-img check` does.
+//! - [`partition`] and [`lvm`] tell which volumes lie where on the disks of a machine.
 //! - [`ChangeList`] takes a hypervisor's changed extents, only as a complete answer.
 //!
 //! An image written and read, with a `Vec` as the file:
@@ -78,6 +80,9 @@
 pub mod changes;
 pub mod error;
 pub mod fuzzing;
+mod little;
+pub mod lvm;
+pub mod partition;
 pub mod qcow2;
 pub mod range;
 pub mod range_set;

@@ -9,6 +9,8 @@ pub type Body = fn(&[u8]);
 pub const TARGETS: &[(&str, Body)] = &[
     ("qcow2", sendense_formats::fuzzing::fuzz_qcow2),
     ("changes", sendense_formats::fuzzing::fuzz_changes),
+    ("partitions", sendense_formats::fuzzing::fuzz_partitions),
+    ("lvm", sendense_formats::fuzzing::fuzz_lvm),
     ("handshake", sendense_nbd::fuzzing::fuzz_handshake),
     ("session", sendense_nbd::fuzzing::fuzz_session),
     (

@@ -205,7 +205,9 @@ mod tests {
 
     #[test]
     fn what_is_cached_equals_what_is_there() {
-        let disk: Vec<u8> = (0..300_000u32).map(|n| (n * 7 / 3) as u8).collect();
+        let disk: Vec<u8> = (0..300_000u32)
+            .map(|n| (n * 7 / 3).to_le_bytes()[0])
+            .collect();
         let cached = Cached::new(Arc::new(disk.clone()), 3 * PAGE);
         for (at, len) in [
             (0, 10),

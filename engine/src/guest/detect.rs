@@ -23,6 +23,21 @@ pub enum Found {
     Nothing,
 }
 
+impl Found {
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ext => "ext2, ext3 or ext4",
+            Self::Xfs => "XFS",
+            Self::Ntfs => "NTFS",
+            Self::Fat => "FAT",
+            Self::LvmMember => "physical volume of LVM2",
+            Self::Known(what) => what,
+            Self::Nothing => "nothing that is known",
+        }
+    }
+}
+
 /// A signature: bytes at a place, and what they mean.
 type Signature = (u64, &'static [u8], Found);
 

@@ -18,12 +18,15 @@
 mod blocks;
 mod detect;
 mod ext;
+pub mod extract;
 mod fault;
 mod filesystem;
+pub mod glob;
 mod node;
 mod overlay;
 pub mod path;
 pub mod volumes;
+pub mod walk;
 
 pub use blocks::{Blocks, Cached, Part};
 pub use detect::{Found, detect, open};

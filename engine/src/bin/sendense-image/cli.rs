@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -37,6 +38,10 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Write a disk into a new file of another format; a chain becomes one file.
     Convert(ConvertArgs),
+    /// List the volumes on disks, or the files on one of them: 3 where some cannot be shown.
+    Files(FilesArgs),
+    /// Extract files from disks: 0 all, 3 not all.
+    Extract(ExtractArgs),
 }
 
 /// What a file is.
@@ -161,4 +166,57 @@ pub(crate) struct ConvertArgs {
     /// Tell the progress on standard error.
     #[arg(short = 'p', long)]
     pub(crate) progress: bool,
+}
+
+/// The disks of one machine, and how what is on them is looked at.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DisksArgs {
+    /// The disks of one machine, an image each: the first is disk0.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+    /// Show a file system whose journal cannot be replayed as it stands, with a warning: names and
+    /// content may be old or wrong.
+    #[arg(long)]
+    pub(crate) accept_stale: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FilesArgs {
+    #[command(flatten)]
+    pub(crate) disks: DisksArgs,
+    /// The volume to look into. Not given: the volumes are listed.
+    #[arg(long, value_name = "ID")]
+    pub(crate) volume: Option<String>,
+    /// The directory or file to list.
+    #[arg(long, default_value = "/", requires = "volume")]
+    pub(crate) path: OsString,
+    /// List what is in directories inside of it too.
+    #[arg(short = 'R', long, requires = "volume")]
+    pub(crate) recursive: bool,
+    /// Tell extended attributes too.
+    #[arg(long, requires = "volume")]
+    pub(crate) xattrs: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ExtractArgs {
+    #[command(flatten)]
+    pub(crate) disks: DisksArgs,
+    /// The volume to extract from.
+    #[arg(long, value_name = "ID")]
+    pub(crate) volume: String,
+    /// A file or directory, or a pattern: `/etc/fstab`, `/var/www/*.php`. May come several times.
+    #[arg(long = "file", required = true, value_name = "PATH")]
+    pub(crate) files: Vec<OsString>,
+    /// Where they go, each under its whole path; made where it is missing.
+    #[arg(long, value_name = "DEST")]
+    pub(crate) output_dir: PathBuf,
+    /// Replace files that are there.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Make device nodes, sockets and pipes too. Needs root.
+    #[arg(long)]
+    pub(crate) special: bool,
 }

@@ -4,8 +4,12 @@ mod check;
 mod cli;
 mod compare;
 mod convert;
+mod disks;
+mod extract;
+mod files;
 mod holes;
 mod info;
+mod listing;
 mod map;
 mod open;
 mod output;
@@ -49,5 +53,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Map(args) => map::run(cli.output, &args),
         Command::Compare(args) => compare::run(cli.output, &args),
         Command::Convert(args) => convert::run(cli.output, &args),
+        Command::Files(args) => files::run(cli.output, &args),
+        Command::Extract(args) => extract::run(cli.output, &args),
     }
 }

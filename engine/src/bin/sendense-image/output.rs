@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use sendense_engine::guest::{Fault, FaultKind};
 use sendense_engine::{Error, ErrorKind};
 use serde::Serialize;
 
@@ -49,6 +50,21 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        let hint = match fault.kind {
+            FaultKind::Stale => "pass --accept-stale to see it as it stands, with a warning",
+            FaultKind::NotFound | FaultKind::WrongType | FaultKind::Invalid => {
+                "check the path with `sendense-image files IMAGE... --volume ID`"
+            }
+            FaultKind::Unsupported => "restore the whole disk, and read it with its own system",
+            FaultKind::Io => "check the image, and the storage that it lies on",
+            _ => "take another restore point, or restore the whole disk and repair it there",
+        };
+        Self::new(fault.to_string(), hint)
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(e: io::Error) -> Self {
         if e.kind() == io::ErrorKind::BrokenPipe {
@@ -85,6 +101,24 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     Ok(writeln!(io::stdout().lock(), "{text}")?)
 }
 
+/// Bytes of a stranger's text for people: control characters must not reach the terminal.
+pub(crate) fn shown(text: &[u8]) -> String {
+    let mut out = String::new();
+    for chunk in text.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() || c == '\\' {
+                out.extend(c.escape_default());
+            } else {
+                out.push(c);
+            }
+        }
+        for byte in chunk.invalid() {
+            out.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    out
+}
+
 /// A number of bytes for people: exact, and rounded where that helps.
 pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -107,7 +141,13 @@ pub(crate) fn bytes(n: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{bytes, shown};
+
+    #[test]
+    fn a_strangers_text_cannot_steer_the_terminal() {
+        assert_eq!(shown("ä b".as_bytes()), "ä b");
+        assert_eq!(shown(b"a\x1b[2J\n\\\xff"), "a\\u{1b}[2J\\n\\\\\\xff");
+    }
 
     #[test]
     fn sizes_are_exact_and_readable() {

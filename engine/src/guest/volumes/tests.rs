@@ -1,0 +1,3 @@
+mod logical;
+mod partitions;
+mod rig;

@@ -1,0 +1,119 @@
+//! The volumes on a machine's disks, and their files, with the offline tool alone.
+
+use std::path::Path;
+
+use sendense_tests::command::{run, run_ours};
+use serde_json::Value;
+
+/// A disk with a GPT: an ext4, the signature of an encrypted volume, and nothing.
+fn make_disk(path: &Path) -> Vec<Value> {
+    let name = path.to_str().unwrap();
+    let script = path.with_extension("script");
+    std::fs::write(
+        &script,
+        "label: gpt\nsize=16MiB, name=root\nsize=2MiB\nsize=1MiB\n",
+    )
+    .unwrap();
+    run("truncate", &["-s", "24M", name]).ok();
+    let made = format!("sfdisk -q {name} < {}", script.display());
+    run("sh", &["-c", &made]).ok();
+    let told = run("sfdisk", &["--json", name]).ok().json();
+    let parts = told["partitiontable"]["partitions"]
+        .as_array()
+        .unwrap()
+        .clone();
+    let start = |n: usize| parts[n]["start"].as_u64().unwrap() * 512;
+    let offset = format!("offset={}", start(0));
+    run("mkfs.ext4", &["-q", "-F", "-E", &offset, name, "16M"]).ok();
+    let mut bytes = std::fs::read(path).unwrap();
+    let luks = usize::try_from(start(1)).unwrap();
+    bytes[luks..luks + 6].copy_from_slice(b"LUKS\xba\xbe");
+    std::fs::write(path, bytes).unwrap();
+    parts
+}
+
+#[test]
+fn volumes_of_all_disks_are_listed_and_what_is_not_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let parts = make_disk(Path::new(&at("disk")));
+    let (base, top) = (at("base.qcow2"), at("top.qcow2"));
+    run("qemu-img", &["convert", "-O", "qcow2", &at("disk"), &base]).ok();
+    let backing = [
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-b",
+        "base.qcow2",
+        "-F",
+        "qcow2",
+        &top,
+    ];
+    run("qemu-img", &backing).ok();
+    run("truncate", &["-s", "1M", &at("empty")]).ok();
+
+    let listed = run_ours(
+        "sendense-image",
+        &["files", &top, &at("empty"), "--output", "json"],
+    );
+    let listed = listed.ok().json();
+    let of = |key: &str| -> Vec<Value> {
+        listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v[key].clone())
+            .collect()
+    };
+    assert_eq!(
+        of("id"),
+        ["disk0-part1", "disk0-part2", "disk0-part3", "disk1"]
+    );
+    let sizes: Vec<u64> = parts
+        .iter()
+        .map(|p| p["size"].as_u64().unwrap() * 512)
+        .collect();
+    assert_eq!(of("size")[..3], sizes);
+    assert_eq!(of("name")[0], "root");
+    assert_eq!(of("content")[0], "ext2, ext3 or ext4");
+    assert_eq!(
+        (&of("content")[1], &of("state")[1]),
+        (&"LUKS encryption".into(), &"unsupported".into())
+    );
+    assert_eq!(of("state")[2..], [Value::Null, Value::Null]);
+    let human = run_ours("sendense-image", &["files", &top]).ok().stdout;
+    assert!(
+        human.contains("disk0-part2") && human.contains("LUKS"),
+        "{human}"
+    );
+
+    let to = at("to");
+    for (volume, what) in [
+        ("disk0-part2", "LUKS"),
+        ("disk0-part3", "no file system"),
+        ("disk7", "disk0-part1"),
+    ] {
+        let files = run_ours("sendense-image", &["files", &top, "--volume", volume]);
+        assert_eq!(files.code, 1, "{files:?}");
+        assert!(
+            files.stderr.contains(what) && files.stderr.contains("hint"),
+            "{files:?}"
+        );
+        let out = [
+            "extract",
+            &top,
+            "--volume",
+            volume,
+            "--file",
+            "/",
+            "--output-dir",
+            &to,
+        ];
+        let out = run_ours("sendense-image", &out);
+        assert_eq!(out.code, 1, "{out:?}");
+        assert!(!Path::new(&to).exists());
+    }
+    let usage = run_ours("sendense-image", &["files", &top, "--recursive"]);
+    assert_eq!(usage.code, 64, "{usage:?}");
+}
