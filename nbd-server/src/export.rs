@@ -153,7 +153,7 @@ pub trait Export: 'static {
     /// first parts were handed over, the rest is told. What a client is answered for a request that
     /// did come is the export's own to know.
     ///
-    /// Nothing about the range was checked: it may leave the disk, and `at + len` may overflow;
+    /// Not called on a read-only export. Nothing about the range was checked: it may leave the disk, and `at + len` may overflow;
     /// `len` is not 0. Called at most once for each byte of a request, also while the connection is
     /// torn down, so it must neither block nor panic. An export that keeps no account of what it
     /// was sent ignores it.

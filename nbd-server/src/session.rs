@@ -75,7 +75,8 @@ pub struct Refusal {
     pub why: &'static str,
     /// So many payload bytes follow and are to be thrown away first.
     pub skip: u64,
-    /// So many bytes from `at` on it asked to change; 0 where it would change nothing.
+    /// So many bytes from `at` on it asked to change; 0 where nothing would change: it is
+    /// another command, or the export is read-only.
     pub changes: u64,
 }
 
@@ -181,7 +182,7 @@ impl Session {
                 changes: 0,
             };
         };
-        let changes = if changes(request.command) {
+        let changes = if changes(request.command) && !self.read_only {
             request.len
         } else {
             0

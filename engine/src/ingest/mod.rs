@@ -21,6 +21,7 @@ mod core;
 mod coverage;
 mod detach;
 mod export;
+mod failed;
 mod flush;
 mod gate;
 mod held;

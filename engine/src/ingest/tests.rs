@@ -111,6 +111,82 @@ fn what_was_refused_while_frozen_must_come_again() {
     });
 }
 
+/// The ranges for which a seal is refused.
+async fn asked_for_again(rig: &Rig) -> Vec<GuestRange> {
+    match rig.seal().await.unwrap_err().kind {
+        ErrorKind::IncompleteCoverage { missing, more: 0 } => missing,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_the_session_refused_must_come_again() {
+    block_on(async {
+        let rig = Rig::full(2 * CLUSTER);
+        let disk = rig.attach();
+        disk.write(0, pattern(1, 2 * 65536)).await.unwrap();
+        disk.refused(512, 100);
+        // Behind the end there is nothing to lack.
+        disk.refused(2 * CLUSTER - 10, u64::MAX);
+        disk.refused(2 * CLUSTER, 512);
+        disk.refused(u64::MAX, u64::MAX);
+        let lacks = [
+            GuestRange::between(512, 612),
+            GuestRange::between(2 * CLUSTER - 10, 2 * CLUSTER),
+        ];
+        assert_eq!(asked_for_again(&rig).await, lacks);
+        disk.write(512, vec![5; 100]).await.unwrap();
+        disk.zero(2 * CLUSTER - 10, 10).await.unwrap();
+        rig.seal().await.unwrap();
+        // Nothing is lacking of what is sealed.
+        disk.refused(0, 512);
+        rig.seal().await.unwrap();
+    });
+}
+
+#[test]
+fn what_the_session_refused_while_frozen_must_come_again_once_open() {
+    block_on(async {
+        let rig = Rig::full(2 * CLUSTER);
+        let list = ChangeList::from_unsorted([GuestRange::between(0, CLUSTER)]);
+        rig.ingest.set_changes(list).unwrap();
+        let disk = rig.attach();
+        rig.ingest.freeze().await.unwrap();
+        disk.refused(CLUSTER, 9);
+        assert_eq!(
+            asked_for_again(&rig).await,
+            [GuestRange::between(0, CLUSTER)]
+        );
+        disk.write(0, vec![1; 65536]).await.unwrap();
+        assert_eq!(
+            asked_for_again(&rig).await,
+            [GuestRange::between(CLUSTER, CLUSTER + 9)]
+        );
+        disk.write(CLUSTER, vec![1; 9]).await.unwrap();
+        rig.seal().await.unwrap();
+    });
+}
+
+#[test]
+fn what_was_in_flight_before_a_failure_does_not_make_it_good() {
+    block_on(async {
+        let rig = Rig::full(4 * CLUSTER);
+        let disk = rig.attach();
+        rig.directory.hold(OpKind::Write);
+        let mut older = Box::pin(disk.write(0, pattern(3, 65536)));
+        assert!(futures_util::poll!(older.as_mut()).is_pending());
+        disk.refused(512, 100);
+        let mut newer = Box::pin(disk.write(600, pattern(4, 500)));
+        assert!(futures_util::poll!(newer.as_mut()).is_pending());
+        rig.directory.release();
+        older.await.unwrap();
+        newer.await.unwrap();
+        assert_eq!(asked_for_again(&rig).await, [GuestRange::between(512, 600)]);
+        disk.write(512, vec![9; 88]).await.unwrap();
+        rig.seal().await.unwrap();
+    });
+}
+
 #[test]
 fn a_failed_write_poisons_with_its_own_error() {
     for (errno, expected) in [(libc::EIO, NbdError::Io), (libc::ENOSPC, NbdError::NoSpace)] {
@@ -241,6 +317,20 @@ fn status_tells_holes_data_and_what_is_held() {
         assert_eq!(
             disk.status(100, CLUSTER).unwrap(),
             [(CLUSTER - 100, 3), (100, 0)]
+        );
+    });
+}
+
+#[test]
+fn status_of_a_huge_disk_looks_at_a_bounded_part() {
+    block_on(async {
+        let size = 8 << 40;
+        let rig = Rig::full(size);
+        let disk = rig.attach();
+        assert_eq!(disk.status(0, size).unwrap(), [(64 << 30, 3)]);
+        assert_eq!(
+            disk.status(size - (1 << 30), 1 << 30).unwrap(),
+            [(1 << 30, 3)]
         );
     });
 }

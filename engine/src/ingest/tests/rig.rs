@@ -186,6 +186,11 @@ impl Disk {
         self.0.flush().await
     }
 
+    /// The session refused a change of this range, or never got all of it.
+    pub(super) fn refused(&self, at: u64, len: u64) {
+        self.0.refused(at, len);
+    }
+
     /// Length and flags of each extent.
     pub(super) fn status(&self, at: u64, len: u64) -> Result<Vec<(u64, u32)>, NbdError> {
         let status = futures_util::FutureExt::now_or_never(self.0.block_status(0, at, len, 100));
