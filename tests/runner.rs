@@ -17,6 +17,7 @@ mod nbd_client;
 mod origin_faults;
 mod pull;
 mod quickstart;
+mod refusals;
 mod semantics;
 
 #[test]

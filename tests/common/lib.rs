@@ -9,3 +9,4 @@ pub mod daemon;
 pub mod disk;
 pub mod mover;
 pub mod oracle;
+pub mod raw;
