@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use sendense_formats::ClusterSize;
-use sendense_formats::qcow2::Header;
+use sendense_formats::qcow2::{Header, image_size};
 
 use super::book::VmBook;
 use super::growing::{Growing, manifest_paths};
@@ -277,7 +277,7 @@ fn check_image(inner: &Inner, disk: &PreparedDisk) -> Result<()> {
     let backing = header.backing.as_ref().map(|b| b.name.as_str());
     let right = len == disk.file_len
         && header.cluster == disk.cluster
-        && header.virtual_size == growing.virtual_size()
+        && header.virtual_size == image_size(growing.virtual_size())
         && backing == growing.backing();
     if right {
         return Ok(());
@@ -291,7 +291,7 @@ fn check_image(inner: &Inner, disk: &PreparedDisk) -> Result<()> {
             header.virtual_size,
             disk.file_len,
             disk.cluster.bytes(),
-            growing.virtual_size(),
+            image_size(growing.virtual_size()),
             growing.backing()
         ),
     ))

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use sendense_formats::qcow2::Header;
+use sendense_formats::qcow2::{Header, is_image_size};
 
 use super::backup_id::BackupId;
 use super::checksums::ChecksumFile;
@@ -32,7 +32,8 @@ pub struct LayerFile {
 impl From<&LayerFile> for LayerSource {
     fn from(layer: &LayerFile) -> Self {
         let name = format!("{} ({})", layer.record.image.file, layer.record.backup_id);
-        Self::qcow2(Arc::clone(&layer.file), name)
+        // The sidecar knows the size to the byte.
+        Self::qcow2(Arc::clone(&layer.file), name).with_disk(layer.record.virtual_size)
     }
 }
 
@@ -136,7 +137,9 @@ fn check(
             "it names {backing:?}, its parent is {parent:?}"
         )));
     }
-    if header.virtual_size != record.virtual_size || header.cluster != checksums.cluster() {
+    if !is_image_size(header.virtual_size, record.virtual_size)
+        || header.cluster != checksums.cluster()
+    {
         return Err(damaged(
             "size or cluster size are not what was sealed".into(),
         ));

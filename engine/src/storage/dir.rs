@@ -60,6 +60,10 @@ pub trait Directory: Send + Sync + Debug + 'static {
     /// Renames within the tree, never replacing: an existing target is `AlreadyExists`.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
+    /// Renames a file over another one of the tree in a single step: `to` is the old file or the
+    /// new one at any time, never none. Where nothing is called `to`, it is a rename.
+    fn replace(&self, from: &str, to: &str) -> io::Result<()>;
+
     /// Removes a file; a missing one is `NotFound`.
     fn remove_file(&self, path: &str) -> io::Result<()>;
 

@@ -33,7 +33,7 @@ fn after_crash(ops: &[Op], mut survives: impl FnMut() -> bool) -> MemDirectory {
         match op {
             Op::Write { inode, .. } | Op::SetLen { inode, .. } => file(inode),
             Op::Allocate { inode, .. } | Op::Punch { inode, .. } => file(inode),
-            Op::Rename { from, to } => dir(from) && dir(to),
+            Op::Rename { from, to } | Op::Replace { from, to } => dir(from) && dir(to),
             Op::Create { path, .. } | Op::RemoveFile { path } => dir(path),
             Op::CreateDir { path } | Op::RemoveDir { path } => dir(path),
             Op::Sync { .. } | Op::SyncDir { .. } => true,

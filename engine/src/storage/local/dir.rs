@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fstatvfs, fsync, linkat, mkdirat,
-    openat, renameat_with, statat, unlinkat,
+    openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -92,6 +92,12 @@ impl Directory for LocalDirectory {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from_dir, from) = walk::parent(&self.root, from)?;
+        let (to_dir, to) = walk::parent(&self.root, to)?;
+        Ok(renameat(&from_dir, from, &to_dir, to)?)
     }
 
     fn remove_file(&self, path: &str) -> io::Result<()> {

@@ -232,6 +232,16 @@ impl Directory for MemDirectory {
         })
     }
 
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        parent_and_name(from)?;
+        let mut state = self.shared.lock();
+        state.meet(OpKind::Rename, to)?;
+        state.commit(Op::Replace {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        })
+    }
+
     fn remove_file(&self, path: &str) -> io::Result<()> {
         let mut state = self.shared.lock();
         state.meet(OpKind::RemoveFile, path)?;
