@@ -18,6 +18,7 @@ mod origin_faults;
 mod pull;
 mod quickstart;
 mod semantics;
+mod sizes;
 
 #[test]
 fn every_test_file_is_listed() {
