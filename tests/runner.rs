@@ -19,6 +19,7 @@ mod pull;
 mod quickstart;
 mod refusals;
 mod semantics;
+mod sizes;
 
 #[test]
 fn every_test_file_is_listed() {

@@ -162,10 +162,16 @@ async fn accept_all(
 fn hand_over(socket: Socket, policy: ListenerPolicy, shared: &Arc<Shared>) {
     let limit = shared.max_connections;
     let seat = if let Ok(permit) = Arc::clone(&shared.seats).try_acquire_owned() {
-        Seat::Full(permit, Counted::new(shared, |shared| &shared.connections))
+        Seat {
+            _permit: permit,
+            served: Some(Counted::new(shared, |shared| &shared.connections)),
+        }
     } else if let Ok(permit) = Arc::clone(&shared.refusals).try_acquire_owned() {
         tracing::warn!(limit, "a connection is refused: all of them are in use");
-        Seat::Refusal(permit)
+        Seat {
+            _permit: permit,
+            served: None,
+        }
     } else {
         tracing::warn!(
             limit,
@@ -181,11 +187,10 @@ fn hand_over(socket: Socket, policy: ListenerPolicy, shared: &Arc<Shared>) {
 }
 
 /// What a connection holds while it lives.
-enum Seat {
-    /// Its place among those that are served.
-    Full(OwnedSemaphorePermit, Counted),
-    /// Its place among those that hear a refusal.
-    Refusal(OwnedSemaphorePermit),
+struct Seat {
+    _permit: OwnedSemaphorePermit,
+    /// `None` where it only hears a refusal.
+    served: Option<Counted>,
 }
 
 async fn serve(
@@ -195,7 +200,7 @@ async fn serve(
     io: crate::io::Io,
     seat: Seat,
 ) {
-    let served = matches!(seat, Seat::Full(..));
+    let served = seat.served.is_some();
     let failed = match socket {
         Socket::Tcp(stream, address) => match TcpStream::from_std(stream) {
             Ok(stream) => {
