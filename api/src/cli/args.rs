@@ -305,7 +305,7 @@ pub(super) enum Job {
 pub(super) enum Exports {
     /// List the declared exports
     List,
-    /// Read the files again and apply what changed; a bad file changes nothing
+    /// Read exports and certificates again and apply what changed; a bad file changes nothing
     Reload,
 }
 

@@ -28,6 +28,7 @@ use sendense_engine::declared::{DeclaredExports, Rule};
 use sendense_engine::plane::Plane;
 use sendense_nbd::uri::NbdUri;
 
+pub use declared::Certificates;
 pub use fault::{Fault, Result};
 pub use points::{ListQuery, PointQuery};
 pub use repositories::OpenRepository;
@@ -58,6 +59,8 @@ struct Inner {
     chains: Chains,
     exports: RestoreExports,
     declared: DeclaredExports,
+    certificates: OnceLock<Certificates>,
+    reloading: Mutex<()>,
     tasks: Tasks,
     started_at: Time,
 }
@@ -107,6 +110,8 @@ impl Service {
                 store,
                 plane,
                 declared,
+                certificates: OnceLock::new(),
+                reloading: Mutex::default(),
                 repositories,
                 endpoints: OnceLock::new(),
                 running: Mutex::default(),

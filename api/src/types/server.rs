@@ -79,6 +79,9 @@ pub struct Reload {
     pub changed: Vec<String>,
     /// Exports that stayed as they are.
     pub unchanged: u64,
+    /// Whether the certificates of the NBD port were read again; new connections see those.
+    #[serde(default)]
+    pub certificates: bool,
     /// Exports to which the files' word could not be applied, and why.
     #[serde(default)]
     pub refused: Vec<String>,

@@ -218,10 +218,7 @@ fn old(directory: &dyn Directory, path: &str, overwrite: bool) -> Result<Option<
 type Left = Option<Arc<dyn File>>;
 
 /// The new file under its temporary name, locked; and what had that name before.
-fn begin(
-    directory: &dyn Directory,
-    partial: &str,
-) -> Result<(Arc<dyn File>, Left)> {
+fn begin(directory: &dyn Directory, partial: &str) -> Result<(Arc<dyn File>, Left)> {
     let mut left = None;
     let file = match directory.open(partial, Create::New) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {

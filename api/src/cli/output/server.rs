@@ -128,6 +128,9 @@ pub(in crate::cli) fn reload(r: &Reload) -> String {
         lines.extend(names.iter().map(|name| format!("{verb} {name}")));
     }
     lines.push(format!("{} unchanged", r.unchanged));
+    if r.certificates {
+        lines.push("certificates read again".to_owned());
+    }
     lines.extend(r.refused.iter().map(|why| format!("refused {why}")));
     lines.extend(r.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
