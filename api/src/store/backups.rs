@@ -318,6 +318,24 @@ impl WriteTx {
         Ok(())
     }
 
+    /// Takes out of a backup's rows what it builds on, before it is removed with that.
+    pub async fn let_go_of_parents(&mut self, id: &str) -> Result<()> {
+        sqlx::query("UPDATE backup_jobs SET parent_backup_id = NULL WHERE tenant = $1 AND id = $2")
+            .bind(&*self.tenant)
+            .bind(id)
+            .execute(&mut *self.tx)
+            .await?;
+        sqlx::query(
+            "UPDATE backup_disks SET parent_backup_id = NULL
+             WHERE tenant = $1 AND backup_id = $2",
+        )
+        .bind(&*self.tenant)
+        .bind(id)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
     /// Removes a backup and its disks. Refused by the database while another one builds on it, so
     /// the chains have to be moved before.
     pub async fn delete_backup(&mut self, id: &str) -> Result<()> {
