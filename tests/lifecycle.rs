@@ -215,3 +215,94 @@ fn a_flipped_bit_in_a_sealed_image_is_found_by_verify() {
     let found = d.ctl(&["backup", "verify", "--backup-id", &id]);
     assert_eq!(found.code, 15, "{}{}", found.stdout, found.stderr);
 }
+
+#[test]
+fn each_point_of_a_chain_may_have_its_own_cluster_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("d"), (24 << 20) + 512, 40, 6);
+    let cluster =
+        |id: &str| d.get(&format!("/backup/{id}")).expect(200)["disks"][0]["cluster_size"].clone();
+    let mut request = backup::full_request("sizes", &disk);
+    for bad in [0, 512, 32768, 65537, 3 << 16, 4 << 20] {
+        request["cluster_size"] = json!(bad);
+        let refused = d.post("/backup/start", &request).expect(422);
+        assert!(
+            refused["hint"].as_str().unwrap().contains("2097152"),
+            "{refused}"
+        );
+    }
+    request["cluster_size"] = json!(2 << 20);
+    let started = d.start_backup(&request);
+    sendense_tests::mover::nbdcopy(&disk, &backup::uri(&started, 0)).ok();
+    let full = backup::id(&started);
+    d.complete(&full, &json!([{ "disk_id": 0 }]));
+    assert_eq!(cluster(&full), 2 << 20);
+
+    let write = |at, len| Change {
+        at,
+        len,
+        act: Act::Write,
+    };
+    let changes = vec![
+        write(3 << 20, 100_000),
+        write((24 << 20) - 1000, 1512),
+        Change {
+            at: 6 << 20,
+            len: 5 << 20,
+            act: Act::Zero,
+        },
+        Change {
+            at: 15 << 20,
+            len: 65536,
+            act: Act::Trim,
+        },
+    ];
+    disk.apply(&changes, &mut Random::new(7));
+    let file = dir.path().join("changes.json");
+    std::fs::write(&file, sendense_tests::disk::to_json(&changes).to_string()).unwrap();
+    let (at, list) = (
+        format!("0={}", disk.path.display()),
+        format!("0={}", file.display()),
+    );
+    let push = |size: &str| {
+        d.ctl(&[
+            "backup",
+            "push",
+            "--vm",
+            "sizes",
+            "--disk",
+            &at,
+            "--type",
+            "incremental",
+            "--changes",
+            &list,
+            "--cluster-size",
+            size,
+            "--json",
+        ])
+    };
+    let mut ids = vec![full];
+    for (size, bytes) in [("64K", 64 << 10), ("1M", 1 << 20)] {
+        let point = push(size).ok().json();
+        let id = point["backup_id"].as_str().unwrap().to_owned();
+        assert_eq!(cluster(&id), bytes);
+        ids.push(id);
+    }
+    assert_ne!(push("32K").code, 0);
+    for id in &ids[1..] {
+        let image = &d.images(id)[0];
+        oracle::check_clean(image);
+        oracle::identical(image, &disk.path);
+        let out = dir.path().join(format!("{id}.raw"));
+        d.restore(id, 0, &out);
+        oracle::same_bytes(&out, &disk.path);
+        d.ctl(&["backup", "verify", "--backup-id", id]).ok();
+    }
+    oracle::check_clean(&d.images(&ids[0])[0]);
+    let small = d.images(&ids[1])[0].metadata().unwrap().len();
+    assert!(
+        small < 2 << 20,
+        "64 KiB clusters hold what changed alone: {small}"
+    );
+}

@@ -71,6 +71,7 @@ fn disk_row(record: &DiskRecord, sealed_at: i64, job: Option<&DiskRow>) -> DiskR
             .map(|p| p.backup_id.as_str().to_owned()),
         sequence: Some(crate::store::db(record.sequence.get())),
         size_bytes: record.virtual_size,
+        cluster_size: record.cluster_size,
         base_change_id: record.base_token.as_ref().map(|t| t.as_str().to_owned()),
         change_id: Some(record.token.as_str().to_owned()),
         bytes_transferred: record.counts.transferred,

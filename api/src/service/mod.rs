@@ -19,7 +19,6 @@ mod repositories;
 mod restore;
 mod vms;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -36,7 +35,7 @@ pub use vms::VmRef;
 use crate::config::Config;
 use crate::store::Store;
 use crate::types::Time;
-use backup::Running;
+use backup::{Jobs, Running};
 use chains::Chains;
 use exports::RestoreExports;
 use jobs::Tasks;
@@ -54,7 +53,7 @@ struct Inner {
     plane: Arc<Plane>,
     repositories: Vec<OpenRepository>,
     endpoints: OnceLock<Endpoints>,
-    running: Mutex<HashMap<String, Arc<Running>>>,
+    jobs: Arc<Jobs>,
     chains: Chains,
     exports: RestoreExports,
     declared: DeclaredExports,
@@ -109,7 +108,7 @@ impl Service {
                 declared,
                 repositories,
                 endpoints: OnceLock::new(),
-                running: Mutex::default(),
+                jobs: Arc::default(),
                 chains: Chains::default(),
                 exports: RestoreExports::default(),
                 tasks: Tasks::default(),
@@ -163,12 +162,12 @@ impl Service {
         endpoints.map(|e| e.uris(export)).unwrap_or_default()
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<Running>>> {
-        lock(&self.inner.running)
+    fn jobs(&self) -> &Arc<Jobs> {
+        &self.inner.jobs
     }
 
     fn running_job(&self, id: &str) -> Option<Arc<Running>> {
-        self.running().get(id).cloned()
+        self.jobs().get(id)
     }
 }
 

@@ -79,12 +79,13 @@ pub(in crate::cli) fn backup(b: &Backup) -> String {
 
 fn disk(d: &BackupDisk, lines: &mut Vec<String>) {
     lines.push(format!(
-        "  disk {:<6} {}, {} ({} bytes), {} stored",
+        "  disk {:<6} {}, {} ({} bytes), {} stored in clusters of {}",
         d.disk_id,
         d.backup_type,
         bytes(d.size_bytes),
         d.size_bytes,
-        bytes(d.stored_bytes)
+        bytes(d.stored_bytes),
+        bytes(d.cluster_size)
     ));
     for (name, value) in [
         ("base", &d.base_change_id),
