@@ -316,8 +316,22 @@ pub(super) enum Exports {
 }
 
 /// `sendense-ctl repo ...`.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(super) enum Repo {
     /// List the repositories
     List,
+    /// List what recovery has put aside: finished images that no restore point names
+    Quarantine {
+        /// The repository
+        #[arg(long, default_value = "local")]
+        repository: String,
+    },
+    /// Make a restore point again of a backup in quarantine, where it is provably exact
+    Adopt {
+        /// The backup's id
+        backup_id: String,
+        /// The repository
+        #[arg(long, default_value = "local")]
+        repository: String,
+    },
 }

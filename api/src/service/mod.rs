@@ -14,6 +14,7 @@ mod health;
 mod jobs;
 mod names;
 mod points;
+mod quarantine;
 mod recovery;
 mod repositories;
 mod restore;
