@@ -102,6 +102,7 @@ fn start(c: &Context, s: args::Start) -> Result<()> {
         backup_type: s.kind,
         repository: s.repository,
         allow_full: s.allow_full,
+        cluster_size: s.cluster_size,
         disks: (!disks.is_empty()).then_some(disks),
     };
     name_vm(&mut body, &s.vm);

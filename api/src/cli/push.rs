@@ -169,6 +169,7 @@ fn request(c: &Context, p: &args::Push, disks: &[Disk]) -> Result<StartBackup> {
         backup_type: p.kind,
         repository: p.repository.clone(),
         allow_full: p.allow_full,
+        cluster_size: p.cluster_size,
         disks: Some(specs),
     };
     backup::name_vm(&mut start, &p.vm);

@@ -158,6 +158,7 @@ async fn back_up(
         backup_type: kind,
         repository: None,
         allow_full: false,
+        cluster_size: None,
         disks: Some(vec![StartDisk {
             disk_id: 0,
             size_bytes: Some(size),

@@ -71,6 +71,7 @@ fn disk_row(record: &DiskRecord, sealed_at: i64, job: Option<&DiskRow>) -> DiskR
             .map(|p| p.backup_id.as_str().to_owned()),
         sequence: Some(crate::store::db(record.sequence.get())),
         size_bytes: record.virtual_size,
+        cluster_size: record.cluster_size,
         base_change_id: record.base_token.as_ref().map(|t| t.as_str().to_owned()),
         change_id: Some(record.token.as_str().to_owned()),
         bytes_transferred: record.counts.transferred,
@@ -120,6 +121,12 @@ pub(super) async fn record_point(
         && !tx.backup_exists(parent).await?
     {
         row.parent_backup_id = None;
+    }
+    // As at a start: never before what it builds on, whatever the clock said.
+    for parent in point.parents() {
+        if let Some(parent) = store.backup(parent.as_str()).await? {
+            row.created_at = row.created_at.max(parent.created_at.saturating_add(1));
+        }
     }
     tx.upsert_backup(&row).await?;
     for record in &point.disks {

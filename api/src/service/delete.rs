@@ -124,6 +124,10 @@ impl Service {
         }
         let repository_id = repository.id().to_string();
         tx.clear_chains(&row.vm_id, &row.repository_id).await?;
+        // Damaged ones come in no order that their rows could go in.
+        for id in &gone {
+            tx.let_go_of_parents(id.as_str()).await?;
+        }
         for id in gone {
             tx.delete_backup(id.as_str()).await?;
             tx.audit(&AuditRow {

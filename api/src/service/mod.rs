@@ -14,12 +14,12 @@ mod health;
 mod jobs;
 mod names;
 mod points;
+mod quarantine;
 mod recovery;
 mod repositories;
 mod restore;
 mod vms;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -37,7 +37,7 @@ pub use vms::VmRef;
 use crate::config::Config;
 use crate::store::Store;
 use crate::types::Time;
-use backup::Running;
+use backup::{Jobs, Running};
 use chains::Chains;
 use exports::RestoreExports;
 use jobs::Tasks;
@@ -55,7 +55,7 @@ struct Inner {
     plane: Arc<Plane>,
     repositories: Vec<OpenRepository>,
     endpoints: OnceLock<Endpoints>,
-    running: Mutex<HashMap<String, Arc<Running>>>,
+    jobs: Arc<Jobs>,
     chains: Chains,
     exports: RestoreExports,
     declared: DeclaredExports,
@@ -114,7 +114,7 @@ impl Service {
                 reloading: Mutex::default(),
                 repositories,
                 endpoints: OnceLock::new(),
-                running: Mutex::default(),
+                jobs: Arc::default(),
                 chains: Chains::default(),
                 exports: RestoreExports::default(),
                 tasks: Tasks::default(),
@@ -168,12 +168,12 @@ impl Service {
         endpoints.map(|e| e.uris(export)).unwrap_or_default()
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<Running>>> {
-        lock(&self.inner.running)
+    fn jobs(&self) -> &Arc<Jobs> {
+        &self.inner.jobs
     }
 
     fn running_job(&self, id: &str) -> Option<Arc<Running>> {
-        self.running().get(id).cloned()
+        self.jobs().get(id)
     }
 }
 

@@ -229,6 +229,17 @@ impl WriteTx {
         Ok(())
     }
 
+    /// The latest time at which a backup of a machine was made, by the clock of then.
+    pub async fn last_created(&mut self, vm_id: &str) -> Result<Option<i64>> {
+        Ok(sqlx::query_scalar(
+            "SELECT MAX(created_at) FROM backup_jobs WHERE tenant = $1 AND vm_id = $2",
+        )
+        .bind(&*self.tenant)
+        .bind(vm_id)
+        .fetch_one(&mut *self.tx)
+        .await?)
+    }
+
     /// Whether an id is taken.
     pub async fn backup_exists(&mut self, id: &str) -> Result<bool> {
         let n: i64 =
@@ -313,6 +324,24 @@ impl WriteTx {
         .bind(&*self.tenant)
         .bind(id)
         .bind(at)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Takes out of a backup's rows what it builds on, before it is removed with that.
+    pub async fn let_go_of_parents(&mut self, id: &str) -> Result<()> {
+        sqlx::query("UPDATE backup_jobs SET parent_backup_id = NULL WHERE tenant = $1 AND id = $2")
+            .bind(&*self.tenant)
+            .bind(id)
+            .execute(&mut *self.tx)
+            .await?;
+        sqlx::query(
+            "UPDATE backup_disks SET parent_backup_id = NULL
+             WHERE tenant = $1 AND backup_id = $2",
+        )
+        .bind(&*self.tenant)
+        .bind(id)
         .execute(&mut *self.tx)
         .await?;
         Ok(())

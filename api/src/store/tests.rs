@@ -61,6 +61,7 @@ fn disk(backup_id: &str, parent: Option<&str>, sealed_at: Option<i64>) -> DiskRo
         source: "push".into(),
         parent_backup_id: parent.map(Into::into),
         sequence: sealed_at,
+        cluster_size: 65536,
         size_bytes: 1 << 40,
         base_change_id: None,
         change_id: None,

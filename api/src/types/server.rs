@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Time;
+use super::{BackupType, Time};
 
 /// `GET /health`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,42 @@ pub struct Repository {
 pub struct RepositoryList {
     /// All of them, by name.
     pub repositories: Vec<Repository>,
+}
+
+/// `GET /repositories/{name}/quarantine`: finished files that no restore point names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// The repository.
+    pub repository: String,
+    /// What lies there, by machine, disk and name.
+    pub finds: Vec<QuarantineItem>,
+}
+
+/// A disk of a backup in quarantine, or a file there of which nobody knows more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineItem {
+    /// The backup that it was; none where no sidecar says so.
+    pub backup_id: Option<String>,
+    /// The machine.
+    pub vm_id: String,
+    /// What the machine was called then.
+    pub vm_name: Option<String>,
+    /// The disk.
+    pub disk_id: u32,
+    /// What it was.
+    pub backup_type: Option<BackupType>,
+    /// The disk's size in bytes.
+    pub size_bytes: Option<u64>,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// What it was built on.
+    pub parent_backup_id: Option<String>,
+    /// Where it is, relative to the repository.
+    pub locator: String,
+    /// Whether its backup becomes a restore point by `adopt`, if its bytes are what was sealed.
+    pub adoptable: bool,
+    /// Why not.
+    pub why_not: Option<String>,
 }
 
 /// A declared NBD export.

@@ -53,6 +53,21 @@ async fn source(bytes: &[u8]) -> OpenSource {
     OpenSource::open(source).await.unwrap()
 }
 
+#[test]
+fn a_container_is_told_from_a_disk() {
+    on_a_thread(|io| async move {
+        let told = async |bytes: &[u8]| source(bytes).await.container(&io).await.unwrap();
+        assert_eq!(told(&disk(1)).await, None);
+        assert_eq!(told(b"").await, None);
+        assert_eq!(told(b"QFI\xfb").await, Some("QCOW2"));
+        // A fixed VHD is the disk and one sector more.
+        let mut vhd = disk(1);
+        vhd.extend_from_slice(b"conectix");
+        vhd.resize(SIZE + 512, 0);
+        assert_eq!(told(&vhd).await, Some("VHD"));
+    });
+}
+
 fn content(chain: &Chain) -> Vec<u8> {
     let mut bytes = vec![9; SIZE];
     chain.read_blocking(0, &mut bytes).unwrap();

@@ -53,6 +53,15 @@ impl Repository {
 
 fn open_layer(inner: &Inner, record: Arc<DiskRecord>) -> Result<LayerFile> {
     let dir = disk_dir(record.vm_id, record.disk);
+    open_layer_in(inner, &dir, record)
+}
+
+/// The same of files that lie in `dir`.
+pub(super) fn open_layer_in(
+    inner: &Inner,
+    dir: &str,
+    record: Arc<DiskRecord>,
+) -> Result<LayerFile> {
     let damaged = |why: String| Error::new(ErrorKind::Damaged, why);
     let cluster = record
         .cluster()

@@ -351,4 +351,4 @@ impl Visit<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,6 +3,9 @@
 use super::{bytes, or_dash, table};
 use crate::types::{Backup, BackupDisk, BackupList, Deletion};
 
+/// What every image has unless its start said otherwise: not worth a line.
+const USUAL_CLUSTER: u64 = 64 << 10;
+
 pub(in crate::cli) fn backups(list: &BackupList) -> String {
     if list.backups.is_empty() {
         return "no restore points".to_owned();
@@ -86,6 +89,9 @@ fn disk(d: &BackupDisk, lines: &mut Vec<String>) {
         d.size_bytes,
         bytes(d.stored_bytes)
     ));
+    if d.cluster_size > USUAL_CLUSTER {
+        lines.push(format!("    clusters  {}", bytes(d.cluster_size)));
+    }
     for (name, value) in [
         ("base", &d.base_change_id),
         ("becomes", &d.change_id),

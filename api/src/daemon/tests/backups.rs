@@ -1,6 +1,7 @@
 //! Start, complete, cancel, delete: what is accepted and what is refused.
 
 use super::*;
+use crate::service::ListQuery;
 use crate::types::{Code, JobStatus, NewVm, NewVmDisk, Phase};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,4 +321,36 @@ async fn a_point_in_use_is_not_deleted() {
     w.service().end_restore_export(&export.export_id).unwrap();
     delete().await.unwrap();
     assert!(w.service().restore_exports().exports.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_can_be_cancelled_as_soon_as_it_can_be_seen() {
+    let w = World::new().await;
+    let running = ListQuery {
+        status: Some("running".to_owned()),
+        limit: 10,
+        ..ListQuery::default()
+    };
+    for n in 0..8 {
+        let (service, caller) = (w.service().clone(), w.caller.clone());
+        let starting = tokio::spawn(async move {
+            let disks = vec![disk(0, MIB), disk(1, MIB)];
+            let start = start(&format!("vm{n}"), BackupType::Full, disks);
+            service.start_backup(&caller, start).await
+        });
+        let id = loop {
+            let list = w.service().list_backups(&w.caller, &running).await.unwrap();
+            if let Some(b) = list.backups.first() {
+                break b.backup_id.clone();
+            }
+        };
+        let ended = w.service().cancel_backup(&w.caller, &id).await.unwrap();
+        assert_eq!(ended.status, JobStatus::Cancelled);
+        if let Err(e) = starting.await.unwrap() {
+            assert_eq!(e.code, Code::Cancelled);
+        }
+        assert_eq!(w.show(&id).await.error_code.as_deref(), Some("cancelled"));
+        assert!(w.files().is_empty(), "{:?}", w.files());
+    }
+    assert!(w.service().plane().registry().list().is_empty());
 }

@@ -216,6 +216,7 @@ fn start(vm: &str, kind: BackupType, disks: Vec<StartDisk>) -> StartBackup {
         backup_type: kind,
         repository: None,
         allow_full: false,
+        cluster_size: None,
         disks: Some(disks),
     }
 }

@@ -285,7 +285,7 @@ impl Service {
             pause = (pause * 2).min(Duration::from_secs(10));
         }
         tracing::info!(backup = %running.id, "sealed");
-        self.running().remove(running.id.as_str());
+        self.jobs().remove(running.id.as_str());
         running.enter(Stage::Ended(None));
     }
 
@@ -321,7 +321,7 @@ impl Service {
 
     /// Refuses what would build on a catalog that is behind the repository.
     pub(in crate::service) fn refuse_while_recording(&self, vm_id: &str) -> Result<()> {
-        let all: Vec<Arc<Running>> = self.running().values().cloned().collect();
+        let all = self.jobs().all();
         for running in all.iter().filter(|r| r.vm.to_string() == vm_id) {
             match &running.state().stage {
                 Stage::Recording => {

@@ -173,6 +173,7 @@ fn disk_view(row: DiskRow) -> Result<BackupDisk> {
     Ok(BackupDisk {
         disk_id: row.disk_id,
         size_bytes: row.size_bytes,
+        cluster_size: row.cluster_size,
         device_key: row.device_key,
         backup_type: parse(&row.backup_type)?,
         source: row.source,
