@@ -91,7 +91,7 @@ pub(super) struct Start {
     /// The changed extents of a disk, as JSON: N=FILE
     #[arg(long, value_name = "N=FILE")]
     pub(super) changes: Vec<DiskPath>,
-    /// Exit with 3 where a full is made though something else was asked
+    /// Exit with 3 where a full is made of any disk, a new one too, though something else was asked
     #[arg(long)]
     pub(super) fail_on_full: bool,
 }
@@ -131,7 +131,7 @@ pub(super) struct Push {
     /// Send a full where the wanted type is not possible
     #[arg(long)]
     pub(super) allow_full: bool,
-    /// Exit with 3 where a full was made though something else was asked
+    /// Exit with 3 where a full was made of any disk, a new one too, though something else was asked
     #[arg(long)]
     pub(super) fail_on_full: bool,
     /// Connections per disk

@@ -167,7 +167,7 @@ impl Service {
         lock(&self.inner.running)
     }
 
-    fn running_job(&self, id: &str) -> Option<Arc<Running>> {
+    pub(crate) fn running_job(&self, id: &str) -> Option<Arc<Running>> {
         self.running().get(id).cloned()
     }
 }
