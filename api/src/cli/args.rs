@@ -94,7 +94,7 @@ pub(super) struct Start {
     /// The changed extents of a disk, as JSON: N=FILE
     #[arg(long, value_name = "N=FILE")]
     pub(super) changes: Vec<DiskPath>,
-    /// Exit with 3 where a full is made though something else was asked
+    /// Exit with 3 where a full is made of any disk, a new one too, though something else was asked
     #[arg(long)]
     pub(super) fail_on_full: bool,
 }
@@ -137,7 +137,7 @@ pub(super) struct Push {
     /// The cluster size of the images: 64K to 2M, a power of two
     #[arg(long, value_name = "SIZE", value_parser = super::spec::size)]
     pub(super) cluster_size: Option<u64>,
-    /// Exit with 3 where a full was made though something else was asked
+    /// Exit with 3 where a full was made of any disk, a new one too, though something else was asked
     #[arg(long)]
     pub(super) fail_on_full: bool,
     /// Connections per disk

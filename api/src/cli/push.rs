@@ -56,12 +56,8 @@ fn look(p: &args::Push) -> Result<Vec<Disk>> {
         }
         let unreadable = |e| CliError::io(format!("{} cannot be read", path.display()), &e);
         let size = mover::size_of(path).map_err(unreadable)?;
-        if mover::looks_like_qcow2(path).map_err(unreadable)? {
-            output::error_line(&format!(
-                "warning: {} looks like a QCOW2 image; it is sent byte for byte as the disk itself \
-                 (`sendense-image convert` makes a raw image of it)",
-                path.display()
-            ));
+        if let Some(warning) = mover::image_warning(path).map_err(unreadable)? {
+            output::error_line(&format!("warning: {warning}"));
         }
         let list = p.changes.iter().find(|l| l.disk == *disk);
         let changes = list.map(|l| read_changes(&l.path)).transpose()?;

@@ -58,6 +58,9 @@ pub async fn run(what: Quickstart) -> anyhow::Result<()> {
             .await??
     };
     say(&format!("disk: {}", source.description));
+    if let Some(warning) = &source.warning {
+        say(&format!("warning: {warning}"));
+    }
 
     let flags = Flags {
         data_dir: Some(dir.join("data")),

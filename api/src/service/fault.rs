@@ -121,6 +121,7 @@ impl From<sendense_engine::Error> for Fault {
             ErrorKind::IncompleteCoverage { .. } => Code::IncompleteCoverage,
             ErrorKind::HasDependents(_) => Code::HasDependents,
             ErrorKind::Busy => Code::Busy,
+            ErrorKind::SourceChanged => Code::Remote,
             _ => Code::Storage,
         };
         let mut fault = Self::new(code, e.to_string()).hint(e.hint());

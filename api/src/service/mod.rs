@@ -172,7 +172,7 @@ impl Service {
         &self.inner.jobs
     }
 
-    fn running_job(&self, id: &str) -> Option<Arc<Running>> {
+    pub(crate) fn running_job(&self, id: &str) -> Option<Arc<Running>> {
         self.jobs().get(id)
     }
 }

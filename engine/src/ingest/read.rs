@@ -105,12 +105,14 @@ impl Core {
         out
     }
 
-    /// Reads one run of data, from the file or from the parent, into a buffer of its length.
+    /// Reads one run of data, from the file or from the parent, into a buffer of its length. Data of
+    /// ours that cannot be read poisons: nobody would know it from sound data once it is sealed.
     async fn fetch(&self, io: &Io, map: Mapping, buf: IoBuf) -> (IoBuf, Result<(), NbdError>) {
         match (map.target, &self.parent) {
             (Target::Data { host }, _) => {
                 let (buf, result) = self.file.read_at(io, host.get(), buf).await;
-                (buf, result.map_err(|_| NbdError::Io))
+                let poison = |e| self.life.poison(self.doing("reading back data"), &e);
+                (buf, result.map_err(poison))
             }
             (Target::Unallocated, Some(parent)) => {
                 let at = map.range.start().get();

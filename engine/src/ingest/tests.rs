@@ -214,6 +214,46 @@ fn a_failed_write_poisons_with_its_own_error() {
 }
 
 #[test]
+fn our_own_data_that_cannot_be_read_poisons() {
+    block_on(async {
+        let rig = Rig::full(8 * CLUSTER);
+        let disk = rig.attach();
+        disk.write(0, pattern(1, 65536)).await.unwrap();
+        rig.directory.fail(Fault::next(OpKind::Read));
+        assert_eq!(disk.read(0, 100).await, Err(NbdError::Io));
+        // The fault is over, and the cluster is still known to be lost.
+        assert!(rig.ingest.failure().is_some());
+        assert_eq!(disk.read(0, 100).await, Err(NbdError::Io));
+        let later = disk.write(CLUSTER, pattern(1, 65536)).await;
+        assert_eq!(later, Err(NbdError::Io));
+        assert!(rig.seal().await.is_err());
+    });
+}
+
+#[test]
+fn a_seal_that_is_cancelled_has_ended_before_the_file_may_go() {
+    for kind in [OpKind::Write, OpKind::Sync] {
+        block_on(async {
+            let rig = Rig::full(2 * CLUSTER);
+            let disk = rig.attach();
+            disk.write(0, pattern(1, 65536)).await.unwrap();
+            rig.directory.hold(kind);
+            let mut seal = Box::pin(rig.seal());
+            assert!(futures_util::poll!(seal.as_mut()).is_pending());
+            rig.ingest.abort();
+            let soon = std::time::Duration::from_millis(50);
+            let mut drained = Box::pin(rig.ingest.drained());
+            let early = tokio::time::timeout(soon, drained.as_mut()).await;
+            assert!(early.is_err(), "{kind:?}: the seal still has the file");
+            rig.directory.release();
+            let (sealed, ()) = futures_util::future::join(seal, drained).await;
+            assert_eq!(sealed.unwrap_err().kind, ErrorKind::WrongState);
+            assert!(rig.bytes()[..4] != *b"QFI\xfb");
+        });
+    }
+}
+
+#[test]
 fn nothing_makes_the_magic_before_the_metadata_is_synced() {
     for kind in [OpKind::Write, OpKind::Sync, OpKind::SetLen, OpKind::Read] {
         for after in 0..4 {

@@ -127,6 +127,15 @@ impl OpenSource {
         Ok(buf.map(|b| b.as_ref().to_vec()).unwrap_or_default())
     }
 
+    /// Fails where a file or device was cut or extended since it was opened. A remote disk keeps
+    /// its size for as long as its connections last.
+    fn unchanged(&self) -> Result<()> {
+        match self {
+            Self::File(reader) => reader.unchanged(),
+            Self::Nbd(_) => Ok(()),
+        }
+    }
+
     fn reader(&self) -> &dyn DiskReader {
         match self {
             Self::File(reader) => reader,
@@ -136,7 +145,8 @@ impl OpenSource {
 }
 
 /// Reads the source and writes into `target`, an ingest. Completes with everything written;
-/// sealing, which makes it durable, is the caller's.
+/// sealing, which makes it durable, is the caller's. A source that was cut or extended meanwhile is
+/// [`ErrorKind::SourceChanged`]: its bytes are not those of one disk.
 pub async fn pull(
     io: &Io,
     source: &OpenSource,
@@ -170,5 +180,7 @@ pub async fn pull(
     }
     let sink = SourceSink::new(target.attach(io));
     let base = base.as_ref().map(|b| b as &dyn DiskReader);
-    copy(io, source.reader(), base, &sink, &options, progress).await
+    let copied = copy(io, source.reader(), base, &sink, &options, progress).await?;
+    source.unchanged()?;
+    Ok(copied)
 }
