@@ -216,3 +216,47 @@ fn a_source_that_is_an_image_in_a_format_of_its_own_is_refused_unless_raw_is_sai
     d.restore(&backup::id(&started), 0, &out);
     oracle::same_bytes(&out, &image.path);
 }
+
+#[test]
+fn a_disk_that_the_daemon_reads_slowly_is_no_idle_job_beside_a_pushed_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    let d = Daemon::start_with_config(
+        &dir.path().join("data"),
+        &format!("[sources]\nallow = [{uri:?}]\n[limits]\nidle_seconds = 2\n"),
+    );
+    let (pulled, pushed) = (dir.path().join("pulled"), dir.path().join("pushed"));
+    let pulled = Disk::scattered(&pulled, 65536, 100, 4);
+    let pushed = Disk::scattered(&pushed, 1 << 20, 100, 5);
+    // One read is all that it takes, and that lasts longer than a job may be idle.
+    let mut server: Child = Command::new("nbdkit")
+        .args(["-f", "-r", "-U", socket.to_str().unwrap()])
+        .args(["--filter=delay", "file", pulled.path.to_str().unwrap()])
+        .arg("delay-read=7")
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let started = d.start_backup(&json!({
+        "vm_name": "mixed", "backup_type": "full", "repository": "local",
+        "disks": [
+            { "disk_id": 0, "size_bytes": pulled.size(), "source": uri },
+            { "disk_id": 1, "size_bytes": pushed.size() },
+        ],
+    }));
+    let id = backup::id(&started);
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let job = d.get(&format!("/jobs/{id}")).expect(200);
+    assert_eq!(job["status"], "running", "{job}");
+    sendense_tests::mover::nbdcopy(&pushed, &backup::uri(&started, 1)).ok();
+    d.post(&format!("/backup/{id}/complete"), &json!({}));
+    let end = d.wait_job(&id);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(end["status"], "completed", "{end}");
+    let images = d.images(&id);
+    oracle::identical(&images[0], &pulled.path);
+    oracle::identical(&images[1], &pushed.path);
+}

@@ -5,6 +5,7 @@ mod agent;
 mod bad_input;
 mod chain;
 mod declared;
+mod devices;
 mod foreign;
 mod full;
 mod growth;

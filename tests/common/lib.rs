@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod command;
 pub mod daemon;
+pub mod device;
 pub mod disk;
 pub mod mover;
 pub mod oracle;

@@ -219,9 +219,14 @@ fn local_target(
         if format != FileFormat::Raw {
             return Err(Fault::invalid("a block device is written raw"));
         }
-        let file = list
-            .open(&path, Create::OpenWrite)
-            .map_err(|e| refusal(KEY, &path, e))?;
+        let file = list.open(&path, Create::Claim).map_err(|e| match e.kind {
+            ErrorKind::Busy => Fault::new(
+                Code::Busy,
+                format!("{name} is mounted, or another program has claimed it"),
+            )
+            .hint("unmount it, or end what uses it, before it is written over"),
+            _ => refusal(KEY, &path, e),
+        })?;
         return Ok(RestoreTarget::Device { file, name });
     }
     let (directory, path) = list.directory(&path).map_err(|e| refusal(KEY, &path, e))?;

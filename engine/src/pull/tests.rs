@@ -180,7 +180,7 @@ fn a_read_behind_the_new_end_of_a_source_fails_at_once() {
         let bytes = file(&disk(1));
         let reader = FileReader::new(bytes.clone(), SIZE as u64, "source");
         bytes.set_len(600_000).unwrap();
-        let read = |at| reader.read(&io, at, crate::pool::IoBuf::heap(1000));
+        let read = |at| reader.read(&io, at, IoBuf::heap(1000));
         read(599_000).await.1.unwrap();
         let e = read(599_001).await.1.unwrap_err();
         assert_eq!(e.kind, ErrorKind::SourceChanged, "{e}");

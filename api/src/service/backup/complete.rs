@@ -92,6 +92,9 @@ fn check(state: &State, id: &str, (number, given): &Word) -> Result<()> {
     }
 }
 
+/// Disks by number, each with the number of its attempt to be completed.
+type Attempts = Vec<(u32, u64)>;
+
 /// A disk that is to be prepared from now on.
 struct Begun {
     number: DiskNumber,
@@ -160,7 +163,7 @@ impl Service {
         &self,
         running: &Arc<Running>,
         body: &Complete,
-    ) -> Result<Option<Vec<(u32, u64)>>> {
+    ) -> Result<Option<Attempts>> {
         let named = words(&body.disks)?;
         let mut state = running.state();
         if !takes_words(&state)? {
@@ -395,11 +398,7 @@ impl Service {
 
 /// Takes words: looks at all of them, then freezes the disks that were open. Answers the attempt
 /// of each disk, and what is to be prepared.
-fn take(
-    state: &mut State,
-    id: &BackupId,
-    asked: Vec<Word>,
-) -> Result<(Vec<(u32, u64)>, Vec<Begun>)> {
+fn take(state: &mut State, id: &BackupId, asked: Vec<Word>) -> Result<(Attempts, Vec<Begun>)> {
     for word in &asked {
         check(state, id.as_str(), word)?;
     }

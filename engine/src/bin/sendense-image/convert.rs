@@ -99,7 +99,7 @@ fn target(path: &Path, format: FileFormat, overwrite: bool) -> Result<RestoreTar
                 "pass --overwrite to lose what it holds; only raw goes onto a device",
             ));
         }
-        let file = open_path(path, Create::OpenWrite).map_err(|e| Error::io(&name, e))?;
+        let file = open_path(path, Create::Claim).map_err(|e| Error::io(&name, e))?;
         return Ok(RestoreTarget::Device { file, name });
     }
     let parent = match path.parent() {

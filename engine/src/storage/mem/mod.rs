@@ -211,11 +211,10 @@ impl Directory for MemDirectory {
                 made.push('/');
             }
             made.push_str(part);
-            if state.disk.is_dir(&made) {
-                continue;
+            if !state.disk.is_dir(&made) {
+                state.meet(OpKind::CreateDir, &made)?;
+                state.commit(Op::CreateDir { path: made.clone() })?;
             }
-            state.meet(OpKind::CreateDir, &made)?;
-            state.commit(Op::CreateDir { path: made.clone() })?;
             state.meet(OpKind::SyncDir, &parent)?;
             state.commit(Op::SyncDir { path: parent })?;
         }
