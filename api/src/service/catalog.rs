@@ -122,12 +122,6 @@ pub(super) async fn record_point(
     {
         row.parent_backup_id = None;
     }
-    // As at a start: never before what it builds on, whatever the clock said.
-    for parent in point.parents() {
-        if let Some(parent) = store.backup(parent.as_str()).await? {
-            row.created_at = row.created_at.max(parent.created_at.saturating_add(1));
-        }
-    }
     tx.upsert_backup(&row).await?;
     for record in &point.disks {
         let disk_id = record.disk.get();

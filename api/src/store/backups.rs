@@ -229,17 +229,6 @@ impl WriteTx {
         Ok(())
     }
 
-    /// The latest time at which a backup of a machine was made, by the clock of then.
-    pub async fn last_created(&mut self, vm_id: &str) -> Result<Option<i64>> {
-        Ok(sqlx::query_scalar(
-            "SELECT MAX(created_at) FROM backup_jobs WHERE tenant = $1 AND vm_id = $2",
-        )
-        .bind(&*self.tenant)
-        .bind(vm_id)
-        .fetch_one(&mut *self.tx)
-        .await?)
-    }
-
     /// Whether an id is taken.
     pub async fn backup_exists(&mut self, id: &str) -> Result<bool> {
         let n: i64 =

@@ -96,10 +96,6 @@ impl Service {
             taken.iter().any(|t| t == id.as_str())
         })?;
         seat.name(&id)?;
-        // Lists and `latest` go by this time: a clock that was set back does not put a new backup
-        // behind those that it follows.
-        let after = tx.last_created(&plan.row.id).await?;
-        let created_at = after.map_or(now.micros(), |t| now.micros().max(t.saturating_add(1)));
         let kind = kind_together(decided.iter().map(|d| d.decision.kind));
         let parent = decided.iter().find_map(|d| d.decision.parent.as_ref());
         tx.upsert_backup(&BackupRow {
@@ -116,7 +112,7 @@ impl Service {
             error_code: None,
             error_message: None,
             missing: 0,
-            created_at,
+            created_at: now.micros(),
             started_at: Some(now.micros()),
             completed_at: None,
             sealed_at: None,
