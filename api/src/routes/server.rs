@@ -10,7 +10,7 @@ use crate::types::{ExportList, Health, Reload, RepositoryList};
 
 /// Open to everybody; says nothing that is a secret.
 pub(super) async fn health(State(service): State<Service>) -> Json<Health> {
-    Json(service.health())
+    Json(service.health().await)
 }
 
 pub(super) async fn repositories(

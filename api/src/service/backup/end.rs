@@ -65,14 +65,18 @@ impl Service {
         let leaving = running.begin_end()?;
         let (service, running) = (self.clone(), Arc::clone(running));
         to_the_end(async move {
-            let mut growing = Vec::new();
-            for disk in leaving {
+            // All are cut before any is waited for, and the wait is one for all of them.
+            for disk in &leaving {
                 if let Some(name) = &disk.export {
                     // An export that was never opened is no trouble.
                     let _ = service.plane().registry().remove(name, Removal::Hard);
                 }
                 disk.ingest.abort();
-                let drained = tokio::time::timeout(DRAIN, disk.ingest.drained());
+            }
+            let deadline = tokio::time::Instant::now() + DRAIN;
+            let mut growing = Vec::new();
+            for disk in leaving {
+                let drained = tokio::time::timeout_at(deadline, disk.ingest.drained());
                 if drained.await.is_err() {
                     tracing::warn!(backup = %running.id, "operations were still in flight at its end");
                 }
@@ -122,9 +126,15 @@ impl Service {
     /// Ends every job that runs, at a shutdown.
     pub async fn end_all(&self) {
         let all: Vec<Arc<Running>> = self.running().values().cloned().collect();
+        // At once: each may have to wait for what its movers have in flight.
+        let mut ends = tokio::task::JoinSet::new();
         for running in all {
-            let fault = Fault::new(Code::Interrupted, "the daemon was stopped");
-            self.fail(&running, fault).await;
+            let service = self.clone();
+            ends.spawn(async move {
+                let fault = Fault::new(Code::Interrupted, "the daemon was stopped");
+                service.fail(&running, fault).await;
+            });
         }
+        while ends.join_next().await.is_some() {}
     }
 }
