@@ -263,12 +263,12 @@ fn one_disk_that_became_a_full_is_enough_to_fail_on_full() {
     let mixed = json!([disk(0, "incremental"), disk(4, "full")]);
     let both = json!([disk(0, "incremental"), disk(4, "incremental")]);
     let b = of("incremental", "incremental", mixed.clone());
-    let e = super::backup::check_full(true, &b).unwrap_err();
+    let e = backup::check_full(true, &b).unwrap_err();
     assert_eq!(e.code, 3);
     assert!(e.message.contains("disk 4"), "{}", e.message);
-    super::backup::check_full(false, &b).unwrap();
-    super::backup::check_full(true, &of("incremental", "incremental", both)).unwrap();
-    super::backup::check_full(true, &of("full", "full", mixed)).unwrap();
+    backup::check_full(false, &b).unwrap();
+    backup::check_full(true, &of("incremental", "incremental", both)).unwrap();
+    backup::check_full(true, &of("full", "full", mixed)).unwrap();
 }
 
 #[test]

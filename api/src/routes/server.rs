@@ -10,7 +10,7 @@ use crate::types::{Backup, ExportList, Health, Quarantine, Reload, RepositoryLis
 
 /// Open to everybody; says nothing that is a secret.
 pub(super) async fn health(State(service): State<Service>) -> Json<Health> {
-    Json(service.health())
+    Json(service.health().await)
 }
 
 pub(super) async fn repositories(

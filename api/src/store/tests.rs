@@ -44,6 +44,8 @@ fn backup(id: &str, parent: Option<&str>, at: i64) -> BackupRow {
         error_code: None,
         error_message: None,
         missing: 0,
+        damage: None,
+        place: at,
         created_at: at,
         started_at: Some(at),
         completed_at: None,

@@ -323,6 +323,10 @@ pub struct Backup {
     /// Whether the repository no longer holds its files.
     #[serde(default)]
     pub missing: bool,
+    /// What is known to be wrong with its files: what the last verification found, or the last
+    /// start of the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
 }
 
 /// One disk of a [`Backup`].

@@ -7,8 +7,11 @@ use super::{BackupType, Time};
 /// `GET /health`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// `ok`.
+    /// `ok`; `degraded` where there are problems.
     pub status: String,
+    /// What a person should look at. Names nothing: everybody may read it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     /// The daemon's version.
     pub version: String,
     /// The commit that it was built from, where the build knew.

@@ -12,6 +12,7 @@ use super::backup_id::BackupId;
 use super::checksums::ChecksumFile;
 use super::ids::{DiskNumber, VmId};
 use super::layout::disk_dir;
+use super::points::VmPoints;
 use super::sidecar::DiskRecord;
 use super::store::{Inner, Repository, lock};
 use crate::chain::{Checksums, LayerSource};
@@ -43,12 +44,21 @@ impl Repository {
         let book = self.inner.book(vm);
         // Held while they are opened, so that none is deleted in between.
         let mut book = lock(&book);
-        let lineage = book.points(&self.inner)?.lineage(id, disk)?;
-        lineage
-            .into_iter()
-            .map(|record| open_layer(&self.inner, record))
-            .collect()
+        let points = book.points(&self.inner)?;
+        open_layers(&self.inner, &points, id, disk)
     }
+}
+
+/// The same for whoever holds the VM's book.
+pub(super) fn open_layers(
+    inner: &Inner,
+    points: &VmPoints,
+    id: &BackupId,
+    disk: DiskNumber,
+) -> Result<Vec<LayerFile>> {
+    let lineage = points.lineage(id, disk)?;
+    let layers = lineage.into_iter().map(|record| open_layer(inner, record));
+    layers.collect()
 }
 
 fn open_layer(inner: &Inner, record: Arc<DiskRecord>) -> Result<LayerFile> {

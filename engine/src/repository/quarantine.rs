@@ -13,7 +13,7 @@ use super::ids::{BackupKind, DiskNumber, VmId};
 use super::layout::{FoundInDisk, Part, QUARANTINE_DIR, Stem, disk_name, parse_disk_name};
 use super::points::VmPoints;
 use super::sidecar::{DiskRecord, MAX_SIDECAR_BYTES};
-use super::store::{Inner, Repository, decide_on, lock};
+use super::store::{Inner, Repository, decide_whole, lock};
 use crate::Result;
 use crate::storage::{Create, EntryKind};
 
@@ -263,7 +263,7 @@ fn misfit(inner: &Inner, points: &VmPoints, record: &DiskRecord) -> Option<Strin
         allow_full: false,
         size: record.virtual_size,
     };
-    match decide_on(points, inner.id, &request) {
+    match decide_whole(inner, points, &request) {
         Err(refusal) => Some(refusal.to_string()),
         Ok(decision) if decision.kind != record.kind => Some(decision.reason.to_string()),
         Ok(decision) => {

@@ -18,6 +18,8 @@ pub(in crate::cli) fn backups(list: &BackupList) -> String {
             b.backup_type.to_string(),
             if b.missing {
                 "missing".to_owned()
+            } else if b.damage.is_some() {
+                "damaged".to_owned()
             } else {
                 state(b)
             },
@@ -69,6 +71,9 @@ pub(in crate::cli) fn backup(b: &Backup) -> String {
     ));
     if b.missing {
         lines.push("  missing     the repository no longer holds its files".to_owned());
+    }
+    if let Some(damage) = &b.damage {
+        lines.push(format!("  damaged     {damage}"));
     }
     if let Some(message) = &b.error_message {
         let code = or_dash(b.error_code.as_ref());

@@ -12,13 +12,15 @@ pub(in crate::cli) fn health(url: &str, h: &Health) -> String {
         .as_deref()
         .map(|x| format!(" ({x})"))
         .unwrap_or_default();
-    format!(
+    let mut lines = vec![format!(
         "{} at {url}: sendensed {}{commit}, storage by {}, up since {}",
         h.status,
         h.version,
         h.io_engine,
         h.started_at.short()
-    )
+    )];
+    lines.extend(h.problems.iter().map(|p| format!("  problem     {p}")));
+    lines.join("\n")
 }
 
 pub(in crate::cli) fn repositories(list: &RepositoryList) -> String {

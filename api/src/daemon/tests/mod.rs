@@ -1,6 +1,9 @@
 //! The rules, tried on a whole daemon in one process: real files, a real NBD socket, no HTTP.
 
 mod backups;
+mod damage;
+mod leftovers;
+mod order;
 mod places;
 mod restarts;
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::running::{Part, Running, Stage, State};
 use crate::auth::Caller;
-use crate::service::{Fault, Result, Service, blocking, catalog, to_the_end};
+use crate::service::{Fault, Result, Service, blocking, catalog};
 use crate::types::{Backup, Code, Complete, CompleteDisk, JobStatus, Time};
 
 /// How long a refusal is waited for where the caller does not wait for the seal: coverage is known
@@ -291,7 +291,8 @@ impl Service {
     /// All disks are whole: one point of them, then the catalog.
     async fn commit(&self, running: &Arc<Running>) {
         let (service, job) = (self.clone(), Arc::clone(running));
-        let point = to_the_end(async move { service.make_point(&job).await }).await;
+        let made = tokio::spawn(async move { service.make_point(&job).await }).await;
+        let point = made.unwrap_or_else(|e| Err(doubt(&running.id, &e)));
         match point {
             Ok(point) => {
                 running.enter(Stage::Recording);
@@ -328,7 +329,8 @@ impl Service {
             ));
         }
         let repository = running.repository.clone();
-        blocking(move || Ok(repository.commit(disks, Time::now().into())?)).await
+        let commit = move || repository.commit(disks, Time::now().into());
+        committed(&running.id, commit).await
     }
 
     /// Step 10, until it is done: meanwhile this machine's starts and deletes are refused.
@@ -346,11 +348,15 @@ impl Service {
 
     async fn record_sealed(&self, running: &Running, point: &RestorePoint) -> Result<()> {
         let (repository, vm) = (running.repository.clone(), running.vm);
-        let points = blocking(move || Ok(repository.points(vm)?)).await?;
         let mut tx = self.store().begin_write().await?;
+        // Read with the writer's turn: another job of this machine may be at its own step 10, and
+        // whoever writes last has to have seen both points.
+        let points = blocking(move || Ok(repository.points(vm)?)).await?;
+        let (vm, repository) = (vm.to_string(), running.repository.id().to_string());
         catalog::record_point(self.store(), &mut tx, point).await?;
-        let repository = running.repository.id().to_string();
-        catalog::record_chains(&mut tx, &vm.to_string(), &repository, &points).await?;
+        tx.place_last(&vm, running.id.as_str()).await?;
+        catalog::record_order(&mut tx, &vm, &repository, &points).await?;
+        catalog::record_chains(&mut tx, &vm, &repository, &points).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -424,6 +430,26 @@ fn take(state: &mut State, id: &BackupId, asked: Vec<Word>) -> Result<(Attempts,
     Ok((attempts, begun))
 }
 
+/// Runs the commit of a backup; one that panics has not failed, it is in doubt.
+async fn committed<T: Send + 'static>(
+    id: &BackupId,
+    commit: impl FnOnce() -> sendense_engine::Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(commit).await {
+        Ok(point) => Ok(point?),
+        Err(e) => Err(doubt(id, &e)),
+    }
+}
+
+/// The commit came to no answer. Its one rename may have happened, so the job has not failed: the
+/// next start's recovery finds out.
+fn doubt(id: &BackupId, why: &tokio::task::JoinError) -> Fault {
+    Fault::new(
+        Code::InDoubt,
+        format!("whether {id} was sealed is not known: the commit ended badly: {why}"),
+    )
+}
+
 fn no_disk(id: &str, disk: u32) -> Fault {
     Fault::new(Code::DiskNotFound, format!("{id} has no disk {disk}"))
 }
@@ -436,4 +462,24 @@ fn conflict(disk: u32, token: Option<&str>) -> Fault {
             token.unwrap_or_default()
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use sendense_engine::{Error, ErrorKind};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_commit_that_panics_is_in_doubt_and_one_that_is_refused_has_failed() {
+        let id = BackupId::parse("backup-web1-20251004120000").unwrap();
+        let panics = || -> sendense_engine::Result<()> { panic!("in the middle of it") };
+        let e = committed(&id, panics).await.unwrap_err();
+        assert_eq!(e.code, Code::InDoubt);
+        assert!(e.detail.contains(id.as_str()), "{e}");
+        let full = || -> sendense_engine::Result<()> { Err(Error::new(ErrorKind::NoSpace, "x")) };
+        let e = committed(&id, full).await.unwrap_err();
+        assert_eq!(e.code, Code::NoSpace);
+        committed(&id, || Ok(())).await.unwrap();
+    }
 }

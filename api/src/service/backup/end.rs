@@ -79,14 +79,18 @@ impl Service {
         let leaving = running.begin_end()?;
         let (service, running) = (self.clone(), Arc::clone(running));
         to_the_end(async move {
-            let mut growing = Vec::new();
-            for disk in leaving {
+            // All are cut before any is waited for, and the wait is one for all of them.
+            for disk in &leaving {
                 if let Some(name) = &disk.export {
                     // An export that was never opened is no trouble.
                     let _ = service.plane().registry().remove(name, Removal::Hard);
                 }
                 disk.ingest.abort();
-                let drained = tokio::time::timeout(DRAIN, disk.ingest.drained());
+            }
+            let deadline = tokio::time::Instant::now() + DRAIN;
+            let mut growing = Vec::new();
+            for disk in leaving {
+                let drained = tokio::time::timeout_at(deadline, disk.ingest.drained());
                 if drained.await.is_err() {
                     tracing::warn!(backup = %running.id, "operations were still in flight at its end");
                 }
@@ -137,8 +141,12 @@ impl Service {
     pub async fn end_all(&self) {
         let fault = Fault::new(Code::Interrupted, "the daemon was stopped");
         self.jobs().stop(&fault).await;
+        // At once: each may have to wait for what its movers have in flight.
+        let mut ends = tokio::task::JoinSet::new();
         for running in self.jobs().all() {
-            self.fail(&running, fault.clone()).await;
+            let (service, fault) = (self.clone(), fault.clone());
+            ends.spawn(async move { service.fail(&running, fault).await });
         }
+        while ends.join_next().await.is_some() {}
     }
 }

@@ -21,8 +21,8 @@ use super::running::{Disk, Part, Running, Stage};
 use super::source::Place;
 use crate::auth::{self, Caller};
 use crate::service::{Fault, Result, Service, blocking, to_the_end};
-use crate::store::{AuditRow, BackupRow, DiskRow, VmDiskRow};
-use crate::types::{Backup, StartBackup, Time};
+use crate::store::{AuditRow, BackupRow, DiskRow, VmDiskRow, WriteTx};
+use crate::types::{Backup, Code, StartBackup, Time};
 
 /// Connections to one export at a time.
 const MAX_CONNECTIONS: usize = 32;
@@ -88,7 +88,7 @@ impl Service {
     ) -> Result<BackupId> {
         let mut tx = self.store().begin_write().await?;
         if plan.created {
-            tx.insert_vm(&plan.row).await?;
+            insert_new_vm(&mut tx, plan).await?;
         }
         let base = BackupId::new(&plan.row.name, now.into(), |_| false)?;
         let taken = self.store().used_backup_ids_with(base.as_str()).await?;
@@ -98,6 +98,7 @@ impl Service {
         seat.name(&id)?;
         let kind = kind_together(decided.iter().map(|d| d.decision.kind));
         let parent = decided.iter().find_map(|d| d.decision.parent.as_ref());
+        let place = tx.next_place(&plan.row.id, now.micros()).await?;
         tx.upsert_backup(&BackupRow {
             id: id.as_str().to_owned(),
             vm_id: plan.row.id.clone(),
@@ -112,6 +113,8 @@ impl Service {
             error_code: None,
             error_message: None,
             missing: 0,
+            damage: None,
+            place,
             created_at: now.micros(),
             started_at: Some(now.micros()),
             completed_at: None,
@@ -120,14 +123,14 @@ impl Service {
         })
         .await?;
         for d in decided {
-            tx.insert_vm_disk_if_new(&VmDiskRow {
+            let row = VmDiskRow {
                 vm_id: plan.row.id.clone(),
                 disk_id: d.disk.number.get(),
                 device_key: d.disk.device_key.as_str().to_owned(),
                 size_bytes: d.disk.size,
                 source: d.disk.source.clone(),
-            })
-            .await?;
+            };
+            tx.insert_vm_disk_if_new(&row, id.as_str()).await?;
             tx.upsert_backup_disk(&disk_row(&id, &d.disk, &d.decision, plan.cluster))
                 .await?;
         }
@@ -279,6 +282,23 @@ impl Service {
     }
 }
 
+/// The machine of a first start. Looked for once more with the writer's turn: of two starts that
+/// bring the same name, one makes the machine.
+async fn insert_new_vm(tx: &mut WriteTx, plan: &Plan) -> Result<()> {
+    if let Some(id) = tx.vm_named(&plan.row.name).await? {
+        return Err(Fault::new(
+            Code::Exists,
+            format!(
+                "another start has just registered {:?} as {id}",
+                plan.row.name
+            ),
+        )
+        .hint("start again, and it is a backup of that machine"));
+    }
+    tx.insert_vm(&plan.row).await?;
+    Ok(())
+}
+
 /// The guard's word on every disk, before anything is made.
 async fn decide(
     repository: &Repository,
@@ -302,7 +322,9 @@ async fn decide(
                 allow_full,
                 size: disk.size,
             };
-            let decision = repository.decide(&request)?;
+            let decision = repository.decide(&request);
+            let decision =
+                decision.map_err(|e| Fault::from(e).member("disk_id", request.disk.get()))?;
             Ok(Decided {
                 disk,
                 request,
@@ -329,10 +351,11 @@ fn held_base(
     let Head::At(head) = points.head(disk.number) else {
         return Ok(None);
     };
-    Ok(Some(match kind {
-        BackupKind::Differential => points.full_of(head)?.token.clone(),
-        _ => head.token.clone(),
-    }))
+    Ok(match kind {
+        // A chain that is broken is the guard's to refuse, or to answer with a full.
+        BackupKind::Differential => points.full_of(head).ok().map(|full| full.token.clone()),
+        _ => Some(head.token.clone()),
+    })
 }
 
 /// One reason where all disks share it, else one per disk.

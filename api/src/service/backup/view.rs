@@ -70,6 +70,7 @@ impl Service {
             error_code: row.error_code,
             error_message: row.error_message,
             missing: row.missing != 0,
+            damage: row.damage,
             backup_id: row.id,
             vm_id: row.vm_id,
             vm_name: row.vm_name,
