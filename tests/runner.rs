@@ -11,6 +11,7 @@ mod full;
 mod growth;
 mod hostile_images;
 mod interop;
+mod known_damage;
 mod lifecycle;
 mod locks;
 mod multidisk;
