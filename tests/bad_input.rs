@@ -55,7 +55,12 @@ fn the_wire_survives_writes_past_the_end_odd_edges_and_65_mib_payloads() {
     let errors: Vec<_> = sent
         .errors
         .iter()
-        .map(|e| (e["op"].as_str().unwrap(), e["errno"].as_str().unwrap()))
+        .map(|e| {
+            (
+                e["op"]["op"].as_str().unwrap(),
+                e["errno"].as_str().unwrap(),
+            )
+        })
         .collect();
     assert_eq!(errors, [("write", "ENOSPC"), ("zero", "ENOSPC")]);
     // libnbd would not send it: longer than is served. The payload is drained, and the next request
