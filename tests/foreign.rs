@@ -1,11 +1,13 @@
 //! Show 3: images of other makers read identical, map entry by entry, check with QEMU's verdict;
 //! and QEMU writes on in ours.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use sendense_tests::command::{run, run_ours};
-use sendense_tests::disk::{Disk, Random};
-use sendense_tests::{daemon::Daemon, mover, oracle};
+use sendense_tests::disk::{Disk, Random, scattered_changes};
+use sendense_tests::{backup, daemon::Daemon, mover, oracle};
 use serde_json::json;
 
 const SIZE: u64 = (24 << 20) + 512 * 3;
@@ -253,6 +255,7 @@ fn snapshots_backing_chains_dirty_and_corrupt_images_read_as_in_qemu() {
         std::fs::copy(&base, &flagged).unwrap();
         Disk::open(&flagged).write(79, &[bit]);
         reads_as(&flagged, &disk.path);
+        maps_like_qemu(&flagged);
         let ran = run_ours("sendense-image", &["check", text(&flagged)]);
         assert!(
             ran.stdout.contains(word) || ran.stderr.contains(word),
@@ -260,6 +263,62 @@ fn snapshots_backing_chains_dirty_and_corrupt_images_read_as_in_qemu() {
             ran.stdout,
             ran.stderr
         );
+    }
+}
+
+#[test]
+fn partial_subclusters_over_a_backing_file_read_as_in_qemu() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = source(dir.path());
+    let base = dir.path().join("base.qcow2");
+    convert_with_qemu("raw", &disk.path, "qcow2", &base);
+    for (cluster, sub) in [(64 << 10, 2048), (128 << 10, 4096), (2 << 20, 65536)] {
+        let image = dir.path().join(format!("over-{cluster}.qcow2"));
+        let options = format!("extended_l2=on,cluster_size={cluster}");
+        let create = ["create", "-q", "-f", "qcow2", "-F", "qcow2"];
+        let named = ["-b", "base.qcow2", "-o", &options, text(&image)];
+        run("qemu-img", &[&create[..], &named[..]].concat()).ok();
+        // One subcluster, several with a gap, a part of one (copied from below), zeroed and
+        // discarded ones, a cluster with all three kinds, the disk's end.
+        let at = |clusters: u64, subs: u64| clusters * cluster + subs * sub;
+        let commands = [
+            format!("write -P 1 {} {sub}", at(1, 3)),
+            format!("write -P 2 {} {}", at(2, 30), 4 * sub),
+            format!("write -P 3 {} 512", at(4, 7) + 512),
+            format!("write -z {} {}", at(1, 8), 3 * sub),
+            format!("write -z -u {} {sub}", at(2, 31)),
+            format!("discard {} {}", at(4, 0), 2 * sub),
+            format!("write -z {} {}", at(5, 0), cluster),
+            format!("write -P 4 {} {sub}", at(5, 16)),
+            format!("write -P 5 {} 512", SIZE - 512),
+        ];
+        let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+        oracle::qemu_io(&["-f", "qcow2", text(&image)], &commands).ok();
+        let raw = dir.path().join("over.raw");
+        convert_with_qemu("qcow2", &image, "raw", &raw);
+        reads_as(&image, &raw);
+        maps_like_qemu(&image);
+        checks_like_qemu(&image);
+    }
+}
+
+#[track_caller]
+fn convert_with_qemu(from: &str, source: &Path, to: &str, target: &Path) {
+    let args = ["convert", "-f", from, "-O", to, text(source), text(target)];
+    run("qemu-img", &args).ok();
+}
+
+#[test]
+fn a_raw_file_has_no_checks_and_the_exit_code_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::scattered(&dir.path().join("disk.raw"), 1 << 20, 30, 3);
+    let theirs = run("qemu-img", &["check", "-f", "raw", text(&disk.path)]);
+    for format in [&[][..], &["-f", "raw"], &["--output", "json"]] {
+        let args = [&["check"], format, &[text(&disk.path)]].concat();
+        let ours = run_ours("sendense-image", &args);
+        assert_eq!(ours.code, theirs.code, "{format:?}");
+        assert_eq!((ours.code, &*ours.stdout), (63, ""), "{format:?}");
+        assert!(ours.stderr.contains("raw file"), "{}", ours.stderr);
     }
 }
 
@@ -337,6 +396,96 @@ fn qemu_writes_on_in_a_copy_of_our_chain_and_check_stays_clean() {
     oracle::qemu_io(&["-f", "qcow2", text(&copy)], &commands).ok();
     oracle::check_clean(&copy);
     oracle::identical(&copy, &disk.path);
+}
+
+#[test]
+fn qemu_writes_on_in_a_copy_of_a_whole_chain_and_its_parents_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("disk.raw"), 40 << 20, 50, 13);
+    let mut random = Random::new(14);
+    let mut ids = vec![backup::full(&daemon, "v", &disk, "t0")];
+    for (base, token) in [("t0", "t1"), ("t1", "t2")] {
+        let changes = scattered_changes(disk.size(), 10, &mut random);
+        disk.apply(&changes, &mut random);
+        let sealed = backup::delta(&daemon, "v", "incremental", &disk, (base, token), &changes);
+        ids.push(sealed);
+    }
+    // The chain as an operator copies it: the files, side by side.
+    let copies = dir.path().join("copies");
+    std::fs::create_dir(&copies).unwrap();
+    let copied: Vec<PathBuf> = ids
+        .iter()
+        .map(|id| {
+            let image = &daemon.images(id)[0];
+            let copy = copies.join(image.file_name().unwrap());
+            std::fs::copy(image, &copy).unwrap();
+            copy
+        })
+        .collect();
+    let (top, parents) = copied.split_last().unwrap();
+    let before: Vec<Vec<u8>> = parents.iter().map(|p| std::fs::read(p).unwrap()).collect();
+
+    let mut commands = Vec::new();
+    for i in 0..40u8 {
+        let at = random.below(39 << 20) / 512 * 512;
+        let len = 512 * (1 + random.below(300));
+        let (command, byte) = match i % 4 {
+            3 => (format!("write -z {at} {len}"), 0),
+            _ => (format!("write -P {} {at} {len}", i + 1), i + 1),
+        };
+        disk.write(at, &vec![byte; len as usize]);
+        commands.push(command);
+    }
+    let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+    oracle::qemu_io(&["-f", "qcow2", text(top)], &commands).ok();
+    oracle::check_clean(top);
+    oracle::identical(top, &disk.path);
+    for (parent, before) in parents.iter().zip(before) {
+        assert!(std::fs::read(parent).unwrap() == before, "{parent:?}");
+        oracle::check_clean(parent);
+    }
+    // What QEMU made of it is an image like any other to us.
+    reads_as(top, &disk.path);
+    maps_like_qemu(top);
+}
+
+#[test]
+fn an_image_that_qemu_has_open_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::scattered(&dir.path().join("disk.raw"), 4 << 20, 30, 3);
+    let image = dir.path().join("image.qcow2");
+    let create = ["create", "-q", "-f", "qcow2", text(&image), "1M"];
+    run("qemu-img", &create).ok();
+    let before = std::fs::read(&image).unwrap();
+    let overwrite = ["convert", "-O", "qcow2", "--overwrite"];
+    let overwrite = [&overwrite[..], &[text(&disk.path), text(&image)]].concat();
+
+    let mut qemu = Command::new("qemu-io")
+        .args(["-f", "qcow2", text(&image)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It is there once nobody else may read the image.
+    let begun = Instant::now();
+    while run_ours("sendense-image", &["info", text(&image)]).code == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let ran = run_ours("sendense-image", &overwrite);
+    assert_ne!(ran.code, 0, "{}", ran.stdout);
+    assert!(ran.stderr.contains("locked"), "{}", ran.stderr);
+    assert_eq!(std::fs::read(&image).unwrap(), before);
+    drop(qemu.stdin.take());
+    qemu.wait().unwrap();
+
+    // A killed run left its half behind: that does not block the next one.
+    std::fs::write(dir.path().join("image.qcow2.partial"), b"half").unwrap();
+    run_ours("sendense-image", &overwrite).ok();
+    oracle::check_clean(&image);
+    oracle::identical(&image, &disk.path);
+    assert!(!dir.path().join("image.qcow2.partial").exists());
 }
 
 #[test]

@@ -51,6 +51,103 @@ fn fio_verifies_what_it_wrote_with_four_jobs_and_mixed_sizes() {
 }
 
 #[test]
+fn fio_mixes_reads_and_writes_of_several_sizes_and_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let started = sparse_full(&daemon, "mixed", 256 << 20);
+    let uri = format!("--uri={}", backup::uri(&started, 0));
+    for sizes in ["--bs=512", "--bs=4k", "--bs=64k", "--bsrange=512-256k"] {
+        let size = if sizes == "--bs=512" { "2m" } else { "12m" };
+        let ran = run(
+            "fio",
+            &[
+                "--name=mixed",
+                "--ioengine=nbd",
+                &uri,
+                "--rw=randrw",
+                "--rwmixread=40",
+                sizes,
+                "--iodepth=16",
+                "--numjobs=4",
+                &format!("--size={size}"),
+                "--offset_increment=60m",
+                "--verify=crc32c",
+                "--do_verify=1",
+                "--verify_fatal=1",
+                "--randseed=11",
+                "--group_reporting",
+                "--verify_state_save=0",
+                "--output-format=json",
+            ],
+        )
+        .ok();
+        assert!(!ran.stderr.contains("verify failed"), "{}", ran.stderr);
+        let report: serde_json::Value =
+            serde_json::from_str(&ran.stdout[ran.stdout.find('{').unwrap()..]).unwrap();
+        for way in ["read", "write"] {
+            let bytes = report["jobs"][0][way]["io_bytes"].as_u64().unwrap();
+            assert!(bytes > 0, "{sizes} {way}: {report}");
+        }
+    }
+    let id = backup::id(&started);
+    daemon.complete(&id, &json!([{ "disk_id": 0 }]));
+    oracle::check_clean(&daemon.images(&id)[0]);
+}
+
+#[test]
+fn nbdinfo_sees_sizes_flags_and_the_allocation_map_of_a_growing_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let size = (16 << 20) + 512;
+    let started = sparse_full(&daemon, "growing", size);
+    let uri = backup::uri(&started, 0);
+    oracle::qemu_io(
+        &["-f", "raw", &uri],
+        &["write -P 7 1M 1M", "write -P 8 16M 512", "flush"],
+    )
+    .ok();
+    let info = run("nbdinfo", &["--json", &uri]).ok().json();
+    let seen = &info["exports"][0];
+    assert_eq!(seen["export-size"], size, "{info}");
+    for (key, value) in [
+        ("is_read_only", false),
+        ("can_flush", true),
+        ("can_fua", true),
+        ("can_trim", true),
+        ("can_zero", true),
+        ("can_fast_zero", true),
+        ("can_multi_conn", true),
+    ] {
+        assert_eq!(seen[key], value, "{key}: {info}");
+    }
+    assert_eq!(
+        allocation(&uri),
+        [
+            (0, 1 << 20, true),
+            (1 << 20, 1 << 20, false),
+            (2 << 20, 14 << 20, true),
+            (16 << 20, 512, false)
+        ]
+    );
+    let id = backup::id(&started);
+    daemon.complete(&id, &json!([{ "disk_id": 0 }]));
+}
+
+/// `nbdinfo --map`: offset, length, whether it reads as zero.
+#[track_caller]
+fn allocation(uri: &str) -> Vec<(u64, u64, bool)> {
+    let map = run("nbdinfo", &["--map", "--json", uri]).ok().json();
+    map.as_array()
+        .unwrap()
+        .iter()
+        .map(|e| {
+            let n = |k: &str| e[k].as_u64().unwrap();
+            (n("offset"), n("length"), n("type") & 2 != 0)
+        })
+        .collect()
+}
+
+#[test]
 fn qemu_io_patterns_read_back_before_and_after_the_seal() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&dir.path().join("data"));
@@ -117,18 +214,8 @@ fn nbdinfo_sees_sizes_flags_and_the_allocation_map_of_a_restore_export() {
         "{info}"
     );
 
-    let map = run("nbdinfo", &["--map", "--json", uri]).ok().json();
-    let holes: Vec<(u64, u64, bool)> = map
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|e| {
-            let n = |k: &str| e[k].as_u64().unwrap();
-            (n("offset"), n("length"), n("type") & 2 != 0)
-        })
-        .collect();
     assert_eq!(
-        holes,
+        allocation(uri),
         [
             (0, 1 << 20, true),
             (1 << 20, 1 << 20, false),
@@ -211,6 +298,34 @@ fn tls_serves_nbdinfo_and_qemu_img_and_refuses_plaintext() {
         &["write -P 5 0 3M", "read -P 5 0 3M", "flush"],
     )
     .ok();
+
+    // A whole disk goes in over TLS, and comes out again.
+    let disk = Disk::scattered(&dir.path().join("disk.raw"), 8 << 20, 60, 4);
+    let raw = disk.path.to_str().unwrap();
+    let convert = ["convert", "-n", "--object", &creds, "-f", "raw", "-W"];
+    let to = ["--target-image-opts", raw, &options];
+    run("qemu-img", &[&convert[..], &to[..]].concat()).ok();
+    let id = backup::id(&started);
+    daemon.complete(&id, &json!([{ "disk_id": 0 }]));
+    oracle::identical(&daemon.images(&id)[0], &disk.path);
+    let export = daemon
+        .post("/restore/export", &json!({ "backup_id": id, "disk_id": 0 }))
+        .expect(201);
+    let name = export["export_name"].as_str().unwrap();
+    let options = format!("driver=nbd,host=localhost,port={port},export={name},tls-creds=c0");
+    let copy = dir.path().join("copy.raw");
+    let copy = copy.to_str().unwrap();
+    let objects = ["--object", &creds, "--image-opts", &options];
+    run(
+        "qemu-img",
+        &[&["convert"], &objects[..], &["-O", "raw", copy]].concat(),
+    )
+    .ok();
+    oracle::same_bytes(copy.as_ref(), &disk.path);
+    let plain = format!("driver=raw,file.driver=file,file.filename={raw}");
+    let compare = [&["compare"], &objects[..], &[&plain]].concat();
+    let ran = run("qemu-img", &compare);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
 }
 
 #[test]

@@ -215,3 +215,295 @@ fn a_flipped_bit_in_a_sealed_image_is_found_by_verify() {
     let found = d.ctl(&["backup", "verify", "--backup-id", &id]);
     assert_eq!(found.code, 15, "{}{}", found.stdout, found.stderr);
 }
+
+#[test]
+fn each_point_of_a_chain_may_have_its_own_cluster_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("d"), (24 << 20) + 512, 40, 6);
+    let cluster =
+        |id: &str| d.get(&format!("/backup/{id}")).expect(200)["disks"][0]["cluster_size"].clone();
+    let mut request = backup::full_request("sizes", &disk);
+    for bad in [0, 512, 32768, 65537, 3 << 16, 4 << 20] {
+        request["cluster_size"] = json!(bad);
+        let refused = d.post("/backup/start", &request).expect(422);
+        assert!(
+            refused["hint"].as_str().unwrap().contains("2097152"),
+            "{refused}"
+        );
+    }
+    request["cluster_size"] = json!(2 << 20);
+    let started = d.start_backup(&request);
+    sendense_tests::mover::nbdcopy(&disk, &backup::uri(&started, 0)).ok();
+    let full = backup::id(&started);
+    d.complete(&full, &json!([{ "disk_id": 0 }]));
+    assert_eq!(cluster(&full), 2 << 20);
+
+    let write = |at, len| Change {
+        at,
+        len,
+        act: Act::Write,
+    };
+    let changes = vec![
+        write(3 << 20, 100_000),
+        write((24 << 20) - 1000, 1512),
+        Change {
+            at: 6 << 20,
+            len: 5 << 20,
+            act: Act::Zero,
+        },
+        Change {
+            at: 15 << 20,
+            len: 65536,
+            act: Act::Trim,
+        },
+    ];
+    disk.apply(&changes, &mut Random::new(7));
+    let file = dir.path().join("changes.json");
+    std::fs::write(&file, sendense_tests::disk::to_json(&changes).to_string()).unwrap();
+    let (at, list) = (
+        format!("0={}", disk.path.display()),
+        format!("0={}", file.display()),
+    );
+    let push = |size: &str| {
+        d.ctl(&[
+            "backup",
+            "push",
+            "--vm",
+            "sizes",
+            "--disk",
+            &at,
+            "--type",
+            "incremental",
+            "--changes",
+            &list,
+            "--cluster-size",
+            size,
+            "--json",
+        ])
+    };
+    let mut ids = vec![full];
+    for (size, bytes) in [("64K", 64 << 10), ("1M", 1 << 20)] {
+        let point = push(size).ok().json();
+        let id = point["backup_id"].as_str().unwrap().to_owned();
+        assert_eq!(cluster(&id), bytes);
+        ids.push(id);
+    }
+    assert_ne!(push("32K").code, 0);
+    for id in &ids[1..] {
+        let image = &d.images(id)[0];
+        oracle::check_clean(image);
+        oracle::identical(image, &disk.path);
+        let out = dir.path().join(format!("{id}.raw"));
+        d.restore(id, 0, &out);
+        oracle::same_bytes(&out, &disk.path);
+        d.ctl(&["backup", "verify", "--backup-id", id]).ok();
+    }
+    oracle::check_clean(&d.images(&ids[0])[0]);
+    let small = d.images(&ids[1])[0].metadata().unwrap().len();
+    assert!(
+        small < 2 << 20,
+        "64 KiB clusters hold what changed alone: {small}"
+    );
+}
+
+#[test]
+fn a_point_that_lost_its_manifest_is_put_aside_and_adopted() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let d = Daemon::start(&data);
+    let disk = Disk::scattered(&dir.path().join("d"), 8 << 20, 50, 1);
+    let ids = chain_of_three(&d, &disk);
+    let last = ids[2].clone();
+    let image = d.images(&last)[0].clone();
+    d.stop();
+    let points = image.parent().unwrap().with_file_name("points");
+    std::fs::remove_file(points.join(format!("{last}.json"))).unwrap();
+
+    let d = Daemon::start(&data);
+    assert!(!image.exists());
+    assert_eq!(
+        d.get(&format!("/backup/{last}")).expect(200)["missing"],
+        true
+    );
+    let listed = d.get("/repositories/local/quarantine").expect(200);
+    let find = &listed["finds"][0];
+    assert_eq!(find["backup_id"], json!(last), "{listed}");
+    assert_eq!(
+        (&find["adoptable"], &find["why_not"]),
+        (&json!(true), &json!(null))
+    );
+    assert_eq!(
+        (&find["parent_backup_id"], &find["disk_id"]),
+        (&json!(ids[1]), &json!(0))
+    );
+    let table = d.ctl(&["repo", "quarantine", "--repository", "local"]).ok();
+    assert!(table.stdout.contains(&last), "{}", table.stdout);
+    d.post(
+        "/repositories/local/quarantine/backup-no-20251004120000/adopt",
+        &json!({}),
+    )
+    .expect(404);
+
+    d.ctl(&["repo", "adopt", &last]).ok();
+    assert_eq!(d.images(&last)[0], image);
+    oracle::identical(&image, &disk.path);
+    let shown = d.get(&format!("/backup/{last}")).expect(200);
+    assert_eq!(
+        (&shown["missing"], &shown["status"]),
+        (&json!(false), &json!("completed"))
+    );
+    let chain = d.get("/backup/chain?vm_name=vm").expect(200);
+    assert_eq!(
+        chain["disks"][0]["latest_backup_id"],
+        json!(last),
+        "{chain}"
+    );
+    assert_eq!(chain["disks"][0]["total_backups"], 3);
+    assert_eq!(
+        d.get("/repositories/local/quarantine").expect(200)["finds"],
+        json!([])
+    );
+    // The next one builds on it.
+    let changes = [Change {
+        at: 5 << 20,
+        len: 65536,
+        act: Act::Write,
+    }];
+    disk.apply(&changes, &mut Random::new(9));
+    let next = backup::delta(&d, "vm", "incremental", &disk, ("u/2", "u/3"), &changes);
+    oracle::identical(&d.images(&next)[0], &disk.path);
+
+    // Once the chain has moved on, what is put aside stays there, and the reason is told.
+    d.stop();
+    std::fs::remove_file(points.join(format!("{next}.json"))).unwrap();
+    let d = Daemon::start(&data);
+    let again = backup::delta(&d, "vm", "incremental", &disk, ("u/2", "u/3"), &changes);
+    let refused = d
+        .post(
+            &format!("/repositories/local/quarantine/{next}/adopt"),
+            &json!({}),
+        )
+        .expect(409);
+    assert!(
+        refused["detail"].as_str().unwrap().contains("moved on"),
+        "{refused}"
+    );
+    let listed = d.get("/repositories/local/quarantine").expect(200);
+    assert_eq!(listed["finds"][0]["adoptable"], false, "{listed}");
+    oracle::identical(&d.images(&again)[0], &disk.path);
+}
+
+/// Runs SQL on the catalog of a daemon that is stopped.
+fn in_catalog(data: &std::path::Path, sql: &str) {
+    let catalog = std::fs::read_dir(data)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "db" || e == "sqlite"))
+        .expect("a catalog");
+    let script = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1])\n\
+                  assert c.execute(sys.argv[2]).rowcount > 0\nc.commit()";
+    let args = ["-c", script, catalog.to_str().unwrap(), sql];
+    sendense_tests::command::run("/usr/bin/python3", &args).ok();
+}
+
+#[test]
+fn a_clock_set_back_an_hour_puts_no_point_behind_its_parent() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let d = Daemon::start(&data);
+    let disk = Disk::scattered(&dir.path().join("d"), 8 << 20, 50, 1);
+    let ids = chain_of_three(&d, &disk);
+    d.stop();
+    // What was made so far was made by a clock that ran an hour ahead.
+    in_catalog(
+        &data,
+        "UPDATE backup_jobs SET created_at = created_at + 3600000000, \
+         started_at = started_at + 3600000000",
+    );
+    let d = Daemon::start(&data);
+    let changes = [Change {
+        at: 5 << 20,
+        len: 65536,
+        act: Act::Write,
+    }];
+    disk.apply(&changes, &mut Random::new(9));
+    let next = backup::delta(&d, "vm", "incremental", &disk, ("u/2", "u/3"), &changes);
+    let shown = d.get("/backup/latest?vm_name=vm").expect(200);
+    assert_eq!(shown["backup_id"], json!(next), "{shown}");
+    assert_eq!(shown["parent_backup_id"], json!(ids[2]));
+    let list = d.get("/backup/list?vm_name=vm").expect(200);
+    let listed: Vec<&str> = list["backups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| b["backup_id"].as_str().unwrap())
+        .collect();
+    assert_eq!(listed, [&next, &ids[2], &ids[1], &ids[0]]);
+    let chain = d.get("/backup/chain?vm_name=vm").expect(200);
+    let order: Vec<&str> = chain["disks"][0]["chains"][0]["backups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| b["backup_id"].as_str().unwrap())
+        .collect();
+    assert_eq!(order, [&ids[0], &ids[1], &ids[2], &next]);
+    oracle::identical(&d.images(&next)[0], &disk.path);
+}
+
+#[test]
+fn the_shapes_of_the_contract_name_every_field() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("d"), 8 << 20, 50, 1);
+    let has = |value: &serde_json::Value, names: &str| {
+        for name in names.split(' ') {
+            assert!(value.get(name).is_some(), "{name} is not in {value}");
+        }
+    };
+    let started = d.start_backup(&backup::full_request("shapes", &disk));
+    let head =
+        "backup_id vm_id vm_name requested_type backup_type reason status parent_backup_id disks";
+    has(&started, head);
+    has(&started, "vm_created");
+    has(
+        &started["disks"][0],
+        "disk_id size_bytes export_name nbd_uris base_change_id",
+    );
+    mover::nbdcopy(&disk, &backup::uri(&started, 0)).ok();
+    let sealed = d.complete(
+        &backup::id(&started),
+        &json!([{ "disk_id": 0, "change_id": "s/0" }]),
+    );
+    let shown = d
+        .get(&format!("/backup/{}", backup::id(&started)))
+        .expect(200);
+    let list = d.get("/backup/list?vm_name=shapes").expect(200);
+    has(&list, "backups next_cursor");
+    for b in [&sealed, &shown, &list["backups"][0]] {
+        has(b, head);
+        has(
+            b,
+            "created_at started_at completed_at sealed_at verified_at total_bytes bytes_transferred stored_bytes zero_bytes covered_bytes error_code error_message",
+        );
+        has(&b["disks"][0], "change_id locator path");
+    }
+    let chain = d.get("/backup/chain?vm_name=shapes").expect(200);
+    has(&chain, "vm_name disks");
+    has(
+        &chain["disks"][0],
+        "disk_id full_backup_id latest_backup_id total_backups total_size_bytes chains",
+    );
+    has(
+        &chain["disks"][0]["chains"][0],
+        "chain_id repository current backups",
+    );
+    let export = d
+        .post(
+            "/restore/export",
+            &json!({ "backup_id": backup::id(&started), "disk_id": 0 }),
+        )
+        .body;
+    has(&export, "export_id export_name nbd_uris expires_at");
+    has(&d.get("/vms").expect(200)["vms"][0], "vm_id context_id");
+}

@@ -1,6 +1,8 @@
 //! Show 11: several disks are one restore point, sealed together or not at all.
 
+use sendense_tests::command::run;
 use sendense_tests::daemon::Daemon;
+use sendense_tests::device::Mount;
 use sendense_tests::disk::{Act, Change, Disk, Random, to_json};
 use sendense_tests::{backup, mover, oracle};
 use serde_json::{Value, json};
@@ -74,7 +76,7 @@ fn one_disk_that_was_not_sent_keeps_all_from_becoming_a_point() {
         .expect(200);
     let list = daemon.get("/backup/list?vm_name=three").expect(200);
     assert_eq!(list["backups"].as_array().unwrap().len(), 0, "{list}");
-    let left = sendense_tests::command::run(
+    let left = run(
         "find",
         &[daemon.backups().to_str().unwrap(), "-name", "*.qcow2*"],
     );
@@ -85,6 +87,76 @@ fn one_disk_that_was_not_sent_keeps_all_from_becoming_a_point() {
         mover::nbdcopy(disk, &backup::uri(&started, n)).ok();
     }
     daemon.complete(&backup::id(&started), &all["disks"]);
+}
+
+#[test]
+fn one_disk_whose_storage_fails_ends_all_three_and_leaves_the_old_point() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Mount::small(dir.path(), 128 << 20);
+    let daemon = Daemon::start(&small.0.join("data"));
+    let mut disks = three(dir.path(), 70);
+    let tokens: Value = (0..3)
+        .map(|n| json!({ "disk_id": n, "change_id": format!("old/{n}") }))
+        .collect();
+    let send =
+        |started: &Value, n: usize, disk: &Disk| mover::nbdcopy(disk, &backup::uri(started, n));
+    let started = daemon.start_backup(&request(&disks));
+    for (n, disk) in disks.iter().enumerate() {
+        send(&started, n, disk).ok();
+    }
+    let old = backup::id(&started);
+    daemon.complete(&old, &tokens);
+
+    // The next one: a disk is complete, a disk was sent, and the third finds no room.
+    let third = std::mem::replace(
+        &mut disks[2],
+        Disk::scattered(&dir.path().join("big"), 256 << 20, 90, 80),
+    );
+    let started = daemon.start_backup(&request(&disks));
+    let id = backup::id(&started);
+    send(&started, 0, &disks[0]).ok();
+    let first = json!({ "disks": [{ "disk_id": 0, "change_id": "new/0" }] });
+    daemon
+        .post(&format!("/backup/{id}/complete?wait=60"), &first)
+        .expect(202);
+    send(&started, 1, &disks[1]).ok();
+    let third_sent = send(&started, 2, &disks[2]);
+    assert_ne!(third_sent.code, 0, "the mover hears of it");
+    let end = daemon.wait_job(&id);
+    assert_eq!(end["status"], "failed", "{end}");
+    let shown = daemon.get(&format!("/backup/{id}")).expect(200);
+    assert_eq!(shown["error_code"], "no_space", "{shown}");
+
+    let list = daemon.get("/backup/list?vm_name=three&status=completed");
+    let list = list.expect(200);
+    assert_eq!(list["backups"].as_array().unwrap().len(), 1, "{list}");
+    let chain = daemon.get("/backup/chain?vm_name=three").expect(200);
+    for disk in chain["disks"].as_array().unwrap() {
+        assert_eq!(disk["latest_backup_id"], json!(old), "{chain}");
+    }
+    let backups = daemon.backups();
+    let find = |name: &str| run("find", &[backups.to_str().unwrap(), "-name", name]).ok();
+    assert_eq!(find("*.partial").stdout, "", "all three have gone");
+    let images = daemon.images(&old);
+    let left = find("*.qcow2*").stdout;
+    assert_eq!(left.lines().count(), images.len(), "{left}");
+    disks[2] = third;
+    for (image, disk) in images.iter().zip(&disks) {
+        oracle::identical(image, &disk.path);
+    }
+    // The room is there again, and the old tokens are the base of what comes next.
+    let mut next = request(&disks);
+    next["backup_type"] = json!("incremental");
+    for n in 0..3 {
+        next["disks"][n]["base_change_id"] = json!(format!("old/{n}"));
+        next["disks"][n]["changes"] = json!([]);
+    }
+    let started = daemon.start_backup(&next);
+    daemon.complete(
+        &backup::id(&started),
+        &json!([{ "disk_id": 0 }, { "disk_id": 1 }, { "disk_id": 2 }]),
+    );
+    drop(daemon);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::process::{Child, Command};
 
 use sendense_tests::daemon::Daemon;
 use sendense_tests::disk::{Act, Change, Disk, Random, to_json};
-use sendense_tests::{backup, oracle};
+use sendense_tests::{backup, command, oracle};
 use serde_json::{Value, json};
 
 fn daemon(dir: &std::path::Path) -> Daemon {
@@ -162,4 +162,101 @@ fn nobody_completes_a_disk_that_the_daemon_is_still_reading() {
     }
     assert_eq!(d.wait_job(&id)["status"], "completed");
     oracle::identical(&d.images(&id)[0], &disk.path);
+}
+
+#[test]
+fn a_source_that_is_an_image_in_a_format_of_its_own_is_refused_unless_raw_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = daemon(dir.path());
+    let raw = Disk::scattered(&dir.path().join("raw"), 8 << 20, 40, 5);
+    for format in ["qcow2", "vmdk", "vdi", "vhdx", "vpc", "qed", "parallels"] {
+        let path = dir.path().join(format!("src/disk.{format}"));
+        let (from, to) = (raw.path.to_str().unwrap(), path.to_str().unwrap());
+        command::run(
+            "qemu-img",
+            &["convert", "-f", "raw", "-O", format, from, to],
+        )
+        .ok();
+        let image = Disk::open(&path);
+        let source = format!("file:{to}");
+        let refused = d
+            .post("/backup/start", &request("full", &image, &source))
+            .expect(422);
+        assert_eq!(refused["code"], "unsupported", "{refused}");
+        let hint = refused["hint"].as_str().unwrap();
+        assert!(hint.contains("source_format"), "{refused}");
+        assert_eq!(d.get("/vms").expect(200)["vms"], json!([]));
+    }
+    // Over NBD, too: a server that serves the container.
+    let image = Disk::open(&dir.path().join("src/disk.qcow2"));
+    let socket = dir.path().join("s.sock");
+    let mut server: Child = Command::new("nbdkit")
+        .args(["-f", "-r", "-U", socket.to_str().unwrap(), "file"])
+        .arg(&image.path)
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    let refused = d.post("/backup/start", &request("full", &image, &uri));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(refused.expect(422)["code"], "unsupported");
+    // Whoever says so gets the bytes as they are.
+    let spec = format!("0,source=file:{},format=raw", image.path.display());
+    let started = d
+        .ctl(&[
+            "backup", "start", "--vm", "image", "--disk", &spec, "--json",
+        ])
+        .ok()
+        .json();
+    assert_eq!(d.wait_job(&backup::id(&started))["status"], "completed");
+    let out = dir.path().join("out");
+    d.restore(&backup::id(&started), 0, &out);
+    oracle::same_bytes(&out, &image.path);
+}
+
+#[test]
+fn a_disk_that_the_daemon_reads_slowly_is_no_idle_job_beside_a_pushed_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    let d = Daemon::start_with_config(
+        &dir.path().join("data"),
+        &format!("[sources]\nallow = [{uri:?}]\n[limits]\nidle_seconds = 2\n"),
+    );
+    let (pulled, pushed) = (dir.path().join("pulled"), dir.path().join("pushed"));
+    let pulled = Disk::scattered(&pulled, 65536, 100, 4);
+    let pushed = Disk::scattered(&pushed, 1 << 20, 100, 5);
+    // One read is all that it takes, and that lasts longer than a job may be idle.
+    let mut server: Child = Command::new("nbdkit")
+        .args(["-f", "-r", "-U", socket.to_str().unwrap()])
+        .args(["--filter=delay", "file", pulled.path.to_str().unwrap()])
+        .arg("delay-read=7")
+        .spawn()
+        .unwrap();
+    while !socket.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let started = d.start_backup(&json!({
+        "vm_name": "mixed", "backup_type": "full", "repository": "local",
+        "disks": [
+            { "disk_id": 0, "size_bytes": pulled.size(), "source": uri },
+            { "disk_id": 1, "size_bytes": pushed.size() },
+        ],
+    }));
+    let id = backup::id(&started);
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let job = d.get(&format!("/jobs/{id}")).expect(200);
+    assert_eq!(job["status"], "running", "{job}");
+    sendense_tests::mover::nbdcopy(&pushed, &backup::uri(&started, 1)).ok();
+    d.post(&format!("/backup/{id}/complete"), &json!({}));
+    let end = d.wait_job(&id);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(end["status"], "completed", "{end}");
+    let images = d.images(&id);
+    oracle::identical(&images[0], &pulled.path);
+    oracle::identical(&images[1], &pushed.path);
 }

@@ -34,3 +34,25 @@ fn quickstart_takes_a_disk_of_yours_and_never_writes_to_it() {
     .ok();
     sendense_tests::oracle::same_bytes(&disk.path, &kept);
 }
+
+#[test]
+fn quickstart_says_where_a_given_file_is_an_image_and_not_a_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("mine.qcow2");
+    run_command(
+        Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2"])
+            .arg(&image)
+            .arg("64M"),
+    )
+    .ok();
+    let ran = run_command(
+        Command::new(ours("sendensed"))
+            .args(["quickstart", image.to_str().unwrap()])
+            .env("TMPDIR", dir.path())
+            .current_dir(dir.path()),
+    )
+    .ok();
+    assert!(ran.stdout.contains("warning: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("QCOW2"), "{}", ran.stdout);
+}

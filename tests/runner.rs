@@ -5,12 +5,14 @@ mod agent;
 mod bad_input;
 mod chain;
 mod declared;
+mod devices;
 mod files;
 mod foreign;
 mod full;
 mod growth;
 mod hostile_images;
 mod interop;
+mod known_damage;
 mod lifecycle;
 mod locks;
 mod multidisk;
@@ -18,7 +20,9 @@ mod nbd_client;
 mod origin_faults;
 mod pull;
 mod quickstart;
+mod refusals;
 mod semantics;
+mod sizes;
 
 #[test]
 fn every_test_file_is_listed() {

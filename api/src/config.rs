@@ -44,8 +44,8 @@ pub struct Allow {
 pub struct Nbd {
     /// A file of declared exports in nbd-server's own syntax.
     pub exports: Option<PathBuf>,
-    /// A directory with `ca-cert.pem`, `server-cert.pem`, `server-key.pem`; TLS is then required
-    /// on the TCP listener.
+    /// A directory with `ca-cert.pem`, `server-cert.pem`, `server-key.pem`, read again by a reload
+    /// of the exports; TLS is then required on the TCP listener.
     pub tls_dir: Option<PathBuf>,
     /// Demand client certificates of that CA. A declared export is then open only to those whom
     /// a rule names; the exports of backups and restores carry their right in their name.

@@ -62,6 +62,8 @@ pub enum ErrorKind {
     HasDependents(Vec<String>),
     /// It is being read, mounted or exported.
     Busy,
+    /// What is being read became shorter or longer meanwhile.
+    SourceChanged,
 }
 
 impl Error {
@@ -87,7 +89,8 @@ impl Error {
         }
     }
 
-    /// A failed system call; out-of-space, locks, missing and existing names get their own kind.
+    /// A failed system call; out-of-space, locks, devices in use, missing and existing names get
+    /// their own kind.
     pub fn io(at: impl Into<String>, source: std::io::Error) -> Self {
         let kind = match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
@@ -97,6 +100,7 @@ impl Error {
             std::io::ErrorKind::AlreadyExists => ErrorKind::Exists,
             std::io::ErrorKind::WouldBlock => ErrorKind::Locked,
             std::io::ErrorKind::InvalidInput => ErrorKind::Invalid,
+            std::io::ErrorKind::ResourceBusy => ErrorKind::Busy,
             _ => ErrorKind::Io,
         };
         Self::with(kind, at, source)
@@ -138,6 +142,9 @@ impl Error {
             ErrorKind::IncompleteCoverage { .. } => "send the named ranges, then complete again",
             ErrorKind::HasDependents(_) => "delete those first, or pass with_dependents",
             ErrorKind::Busy => "end the exports and mounts that use it first",
+            ErrorKind::SourceChanged => {
+                "read from a snapshot, or when nobody resizes the source; then start again"
+            }
         }
     }
 }

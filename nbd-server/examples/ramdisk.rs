@@ -1,5 +1,4 @@
-//! Serves a RAM disk: `ramdisk ADDRESS|/PATH.sock [SIZE [TLS-DIRECTORY]]`, then for instance
-//! `nbdcopy disk.img nbd://localhost:10809/ram`.
+//! Serves a RAM disk: `ramdisk [ADDRESS [SIZE]]`, then `nbdcopy disk.img nbd://localhost/ram`.
 
 #![expect(clippy::print_stderr, reason = "an example talks to its terminal")]
 
@@ -8,49 +7,26 @@ use std::rc::Rc;
 
 use sendense_nbd::HeapPool;
 use sendense_nbd::memory::{MemExport, Single};
-use sendense_nbd::serve::{ServeConfig, TlsMode, serve};
-use sendense_nbd::tls::{ClientCertificates, server_config};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use sendense_nbd::serve::{ServeConfig, serve};
+use tokio::net::TcpListener;
 use tokio::task::{LocalSet, spawn_local};
-
-/// What every connection shares.
-struct Server {
-    disks: Single<MemExport>,
-    config: ServeConfig,
-}
-
-fn welcome(server: &Rc<Server>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
-    let server = Rc::clone(server);
-    spawn_local(async move {
-        let end = serve(stream, HeapPool::default(), &server.disks, &server.config).await;
-        eprintln!("{end:?}");
-    });
-}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let address = args.next().unwrap_or_else(|| "127.0.0.1:10809".into());
     let size = args.next().map_or(Ok(1 << 30), |size| size.parse())?;
-    let mut config = ServeConfig::default();
-    if let Some(dir) = args.next() {
-        config.tls = TlsMode::Required(server_config(dir.as_ref(), ClientCertificates::Ignored)?);
-    }
-    let disks = Single::new("ram", MemExport::new(size));
-    let server = Rc::new(Server { disks, config });
+    let disks = Rc::new(Single::new("ram", MemExport::new(size)));
     let accept = async move {
-        if address.starts_with('/') {
-            let listener = UnixListener::bind(address)?;
-            loop {
-                welcome(&server, listener.accept().await?.0);
-            }
-        }
         let listener = TcpListener::bind(address).await?;
         loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            welcome(&server, stream);
+            let (stream, peer) = listener.accept().await?;
+            let disks = Rc::clone(&disks);
+            spawn_local(async move {
+                let config = ServeConfig::default();
+                let end = serve(stream, HeapPool::default(), &*disks, &config).await;
+                eprintln!("{peer}: {end:?}");
+            });
         }
     };
     LocalSet::new().run_until(accept).await

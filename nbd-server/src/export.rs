@@ -148,6 +148,19 @@ pub trait Export: 'static {
     /// Puts on stable storage what was replied before, on any connection.
     async fn flush(&self) -> Result<(), NbdError>;
 
+    /// A request to change `at .. at + len` (WRITE, WRITE_ZEROES, TRIM) ends without having come to
+    /// the methods above: the session refused it, or its payload was cut off. Of a WRITE whose
+    /// first parts were handed over, the rest is told. What a client is answered for a request that
+    /// did come is the export's own to know.
+    ///
+    /// Not called on a read-only export. Nothing about the range was checked: it may leave the disk, and `at + len` may overflow;
+    /// `len` is not 0. Called at most once for each byte of a request, also while the connection is
+    /// torn down, so it must neither block nor panic. An export that keeps no account of what it
+    /// was sent ignores it.
+    fn refused(&self, at: u64, len: u64) {
+        let _ = (at, len);
+    }
+
     /// The extents from `at` on, at least one, at most `max_extents`, together at most `len` bytes
     /// (the last may be cut there). `context` is 0 for `base:allocation`, else 1 + the index into
     /// [`ExportInfo::contexts`].

@@ -134,7 +134,7 @@ fn check(session: &Session, info: &ExportInfo, header: &[u8]) {
             );
         }
         Event::Nothing { cookie, at, read } => session.success(&mut out, cookie, at, read),
-        Event::Disconnect | Event::Broken(_) => return,
+        Event::Disconnect | Event::Broken { .. } => return,
     }
     assert!(!out.is_empty(), "a request without a reply");
 }

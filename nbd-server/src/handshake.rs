@@ -1,4 +1,4 @@
-//! The fixed-newstyle handshake, without I/O: bytes in, bytes out, questions to whoever has exports.
+//! The newstyle handshake, fixed and plain, without I/O: bytes in, bytes out, questions to whoever has exports.
 //!
 //! Invariants: an option's data is taken off the stream whole before it is judged, so the next
 //! option always parses; nothing is allocated by what a peer claims; what INFO says is what GO
@@ -82,9 +82,12 @@ pub enum Close {
     /// The client said goodbye.
     #[error("the client ended the handshake")]
     Aborted,
-    /// Flags that are not known, or no fixed newstyle.
+    /// Flags that are not known.
     #[error("the client set handshake flags {0:#x} that are not known here")]
     ClientFlags(u32),
+    /// Without fixed newstyle a client knows EXPORT_NAME alone: it could not read an answer.
+    #[error("option {0} came without the fixed newstyle that it needs")]
+    NotFixed(u32),
     /// Not an option.
     #[error("an option did not begin with its magic")]
     Magic,
@@ -150,6 +153,8 @@ pub struct Handshake {
     listed: bool,
     partial: Vec<u8>,
     out: Vec<u8>,
+    /// The client speaks fixed newstyle.
+    fixed: bool,
     no_zeroes: bool,
     mode: ReplyMode,
     /// What SET_META_CONTEXT selected, for which export, and which contexts it had.
@@ -167,6 +172,7 @@ impl Handshake {
             listed: false,
             partial: Vec::new(),
             out: greeting().to_vec(),
+            fixed: false,
             no_zeroes: false,
             mode: ReplyMode::Simple,
             selected: None,
@@ -233,9 +239,10 @@ impl Handshake {
         let flags = Fields::new(bytes).u32().unwrap_or(u32::MAX);
         let fixed = u32::from(handshake_flags::FIXED_NEWSTYLE);
         let no_zeroes = u32::from(handshake_flags::NO_ZEROES);
-        if flags & !(fixed | no_zeroes) != 0 || flags & fixed == 0 {
+        if flags & !(fixed | no_zeroes) != 0 {
             return self.close(Close::ClientFlags(flags));
         }
+        self.fixed = flags & fixed != 0;
         self.no_zeroes = flags & no_zeroes != 0;
         self.state = State::Header;
         Step::Next
@@ -255,6 +262,9 @@ impl Handshake {
             return self.close(Close::TooLong { option, len });
         }
         let name_alone = option == opt::EXPORT_NAME;
+        if !self.fixed && !name_alone {
+            return self.close(Close::NotFixed(option));
+        }
         if name_alone && self.tls == TlsState::Required {
             return self.close(Close::ExportName("TLS is required"));
         }

@@ -17,6 +17,7 @@ mod outbox;
 mod read;
 mod receive;
 mod stall;
+mod unserved;
 mod write;
 
 use std::io;

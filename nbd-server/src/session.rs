@@ -75,6 +75,9 @@ pub struct Refusal {
     pub why: &'static str,
     /// So many payload bytes follow and are to be thrown away first.
     pub skip: u64,
+    /// So many bytes from `at` on it asked to change; 0 where nothing would change: it is
+    /// another command, or the export is read-only.
+    pub changes: u64,
 }
 
 /// Why the stream cannot go on.
@@ -107,7 +110,14 @@ pub enum Event {
     /// The client says goodbye.
     Disconnect,
     /// Close the connection.
-    Broken(Broken),
+    Broken {
+        /// Why.
+        why: Broken,
+        /// The request's offset.
+        at: u64,
+        /// As in [`Refusal::changes`].
+        changes: u64,
+    },
 }
 
 /// What does not change during one transmission.
@@ -166,13 +176,26 @@ impl Session {
     /// Judges one request header.
     pub fn decode(&self, header: &[u8]) -> Event {
         let Some(request) = Request::decode(header, self.extended()) else {
-            return Event::Broken(Broken::Magic);
+            return Event::Broken {
+                why: Broken::Magic,
+                at: 0,
+                changes: 0,
+            };
+        };
+        let changes = if changes(request.command) && !self.read_only {
+            request.len
+        } else {
+            0
         };
         let payload_flag = self.extended() && request.flags & cmd_flags::PAYLOAD_LEN != 0;
         let carries = request.command == cmd::WRITE || payload_flag;
         let skip = if carries { request.len } else { 0 };
         if skip > self.payload_drain {
-            return Event::Broken(Broken::Payload(skip));
+            return Event::Broken {
+                why: Broken::Payload(skip),
+                at: request.offset,
+                changes,
+            };
         }
         if request.command == cmd::DISC {
             return Event::Disconnect;
@@ -200,14 +223,14 @@ impl Session {
                     error,
                     why,
                     skip,
+                    changes,
                 })
             }
         }
     }
 
     fn judge(&self, request: &Request) -> Result<Command, (NbdError, &'static str)> {
-        let changes = matches!(request.command, cmd::WRITE | cmd::WRITE_ZEROES | cmd::TRIM);
-        if changes && self.read_only {
+        if changes(request.command) && self.read_only {
             return Err((NbdError::NotPermitted, "the export is read-only"));
         }
         let offered = match request.command {
@@ -401,6 +424,11 @@ impl Session {
         }
         .encode(out, self.extended());
     }
+}
+
+/// Whether a command changes its range.
+const fn changes(command: u16) -> bool {
+    matches!(command, cmd::WRITE | cmd::WRITE_ZEROES | cmd::TRIM)
 }
 
 #[cfg(test)]

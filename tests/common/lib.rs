@@ -6,6 +6,8 @@
 pub mod backup;
 pub mod command;
 pub mod daemon;
+pub mod device;
 pub mod disk;
 pub mod mover;
 pub mod oracle;
+pub mod raw;

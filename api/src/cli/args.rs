@@ -84,14 +84,17 @@ pub(super) struct Start {
     /// Make a full where the wanted type is not possible
     #[arg(long)]
     pub(super) allow_full: bool,
-    /// A disk: N[,size=BYTES][,device-key=KEY][,source=SOURCE][,base=TOKEN][,change-id=TOKEN][,sparse];
-    /// all registered disks where none is given
+    /// The cluster size of the images: 64K to 2M, a power of two
+    #[arg(long, value_name = "SIZE", value_parser = super::spec::size)]
+    pub(super) cluster_size: Option<u64>,
+    /// A disk: N[,size=BYTES][,device-key=KEY][,source=SOURCE][,format=raw][,base=TOKEN]
+    /// [,change-id=TOKEN][,sparse]; all registered disks where none is given
     #[arg(long = "disk", value_name = "SPEC")]
     pub(super) disks: Vec<DiskSpec>,
     /// The changed extents of a disk, as JSON: N=FILE
     #[arg(long, value_name = "N=FILE")]
     pub(super) changes: Vec<DiskPath>,
-    /// Exit with 3 where a full is made though something else was asked
+    /// Exit with 3 where a full is made of any disk, a new one too, though something else was asked
     #[arg(long)]
     pub(super) fail_on_full: bool,
 }
@@ -131,7 +134,10 @@ pub(super) struct Push {
     /// Send a full where the wanted type is not possible
     #[arg(long)]
     pub(super) allow_full: bool,
-    /// Exit with 3 where a full was made though something else was asked
+    /// The cluster size of the images: 64K to 2M, a power of two
+    #[arg(long, value_name = "SIZE", value_parser = super::spec::size)]
+    pub(super) cluster_size: Option<u64>,
+    /// Exit with 3 where a full was made of any disk, a new one too, though something else was asked
     #[arg(long)]
     pub(super) fail_on_full: bool,
     /// Connections per disk
@@ -305,13 +311,27 @@ pub(super) enum Job {
 pub(super) enum Exports {
     /// List the declared exports
     List,
-    /// Read the files again and apply what changed; a bad file changes nothing
+    /// Read exports and certificates again and apply what changed; a bad file changes nothing
     Reload,
 }
 
 /// `sendense-ctl repo ...`.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(super) enum Repo {
     /// List the repositories
     List,
+    /// List what recovery has put aside: finished images that no restore point names
+    Quarantine {
+        /// The repository
+        #[arg(long, default_value = "local")]
+        repository: String,
+    },
+    /// Make a restore point again of a backup in quarantine, where it is provably exact
+    Adopt {
+        /// The backup's id
+        backup_id: String,
+        /// The repository
+        #[arg(long, default_value = "local")]
+        repository: String,
+    },
 }

@@ -62,18 +62,26 @@ pub(super) fn name_vm(start: &mut StartBackup, vm: &str) {
     }
 }
 
-/// `--fail-on-full`.
+/// `--fail-on-full`: each disk counts, new ones too. Whoever sends all of a disk's bytes should
+/// know it, whatever the reason.
 pub(super) fn check_full(wanted: bool, b: &Backup) -> Result<()> {
-    if wanted && b.requested_type != BackupType::Full && b.backup_type == BackupType::Full {
-        return Err(CliError::new(
-            3,
-            format!(
-                "a full was made where {} was asked: {}",
-                b.requested_type, b.reason
-            ),
-        ));
+    if !wanted || b.requested_type == BackupType::Full {
+        return Ok(());
     }
-    Ok(())
+    let full = b.disks.iter().filter(|d| d.backup_type == BackupType::Full);
+    let full: Vec<String> = full.map(|d| d.disk_id.to_string()).collect();
+    if full.is_empty() && b.backup_type != BackupType::Full {
+        return Ok(());
+    }
+    Err(CliError::new(
+        3,
+        format!(
+            "a full was made where {} was asked (disk {}): {}",
+            b.requested_type,
+            full.join(", "),
+            b.reason
+        ),
+    ))
 }
 
 fn start(c: &Context, s: args::Start) -> Result<()> {
@@ -102,6 +110,7 @@ fn start(c: &Context, s: args::Start) -> Result<()> {
         backup_type: s.kind,
         repository: s.repository,
         allow_full: s.allow_full,
+        cluster_size: s.cluster_size,
         disks: (!disks.is_empty()).then_some(disks),
     };
     name_vm(&mut body, &s.vm);

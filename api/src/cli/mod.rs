@@ -201,6 +201,17 @@ fn run(cli: Cli) -> Result<()> {
             let list = context.client.repositories()?;
             output::show(&context, &list, output::repositories)
         }
+        Noun::Repo(args::Repo::Quarantine { repository }) => {
+            let quarantine = context.client.quarantine(&repository)?;
+            output::show(&context, &quarantine, output::quarantine)
+        }
+        Noun::Repo(args::Repo::Adopt {
+            backup_id,
+            repository,
+        }) => {
+            let adopted = context.client.adopt(&repository, &backup_id)?;
+            output::show(&context, &adopted, output::backup)
+        }
         Noun::Exports(args::Exports::List) => {
             output::show(&context, &context.client.exports()?, output::declared)
         }

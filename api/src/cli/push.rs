@@ -56,12 +56,8 @@ fn look(p: &args::Push) -> Result<Vec<Disk>> {
         }
         let unreadable = |e| CliError::io(format!("{} cannot be read", path.display()), &e);
         let size = mover::size_of(path).map_err(unreadable)?;
-        if mover::looks_like_qcow2(path).map_err(unreadable)? {
-            output::error_line(&format!(
-                "warning: {} looks like a QCOW2 image; it is sent byte for byte as the disk itself \
-                 (`sendense-image convert` makes a raw image of it)",
-                path.display()
-            ));
+        if let Some(warning) = mover::image_warning(path).map_err(unreadable)? {
+            output::error_line(&format!("warning: {warning}"));
         }
         let list = p.changes.iter().find(|l| l.disk == *disk);
         let changes = list.map(|l| read_changes(&l.path)).transpose()?;
@@ -169,6 +165,7 @@ fn request(c: &Context, p: &args::Push, disks: &[Disk]) -> Result<StartBackup> {
         backup_type: p.kind,
         repository: p.repository.clone(),
         allow_full: p.allow_full,
+        cluster_size: p.cluster_size,
         disks: Some(specs),
     };
     backup::name_vm(&mut start, &p.vm);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::types::{NewVmDisk, StartDisk};
+use crate::types::{ImageFormat, NewVmDisk, StartDisk};
 
 fn number(text: &str) -> Result<u32, String> {
     text.parse()
@@ -100,7 +100,7 @@ impl FromStr for DiskSize {
     }
 }
 
-/// `N[,size=BYTES][,device-key=KEY][,source=SOURCE][,base=TOKEN][,change-id=TOKEN][,sparse]`.
+/// `N[,size=BYTES][,device-key=KEY][,source=SOURCE][,format=raw][,base=TOKEN][,change-id=TOKEN][,sparse]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DiskSpec(pub(super) StartDisk);
 
@@ -119,6 +119,7 @@ impl FromStr for DiskSpec {
                 Some(("size", v)) => disk.size_bytes = Some(size(v)?),
                 Some(("device-key", v)) => disk.device_key = Some(v.to_owned()),
                 Some(("source", v)) => disk.source = Some(v.to_owned()),
+                Some(("format", "raw")) => disk.source_format = Some(ImageFormat::Raw),
                 Some(("base", v)) => disk.base_change_id = Some(v.to_owned()),
                 Some(("change-id", v)) => disk.change_id = Some(v.to_owned()),
                 _ => return Err(format!("{part:?} is not known here")),
@@ -150,10 +151,12 @@ mod tests {
         assert!("1=".parse::<DiskPath>().is_err());
         let d: DiskSize = "0=1K,2000,file:/a,b".parse().unwrap();
         assert_eq!(d.0.source.as_deref(), Some("file:/a,b"));
-        let d: DiskSpec = "2,size=1M,base=52 ab/1,sparse".parse().unwrap();
+        let d: DiskSpec = "2,size=1M,format=raw,base=52 ab/1,sparse".parse().unwrap();
         assert_eq!(d.0.size_bytes, Some(1 << 20));
         assert_eq!(d.0.base_change_id.as_deref(), Some("52 ab/1"));
         assert!(d.0.sparse);
+        assert_eq!(d.0.source_format, Some(ImageFormat::Raw));
+        assert!("0,format=vmdk".parse::<DiskSpec>().is_err());
         assert!("0,colour=red".parse::<DiskSpec>().is_err());
     }
 }

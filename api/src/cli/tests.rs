@@ -248,6 +248,30 @@ fn a_full_where_an_incremental_was_asked_is_sent_whole_and_told() {
 }
 
 #[test]
+fn one_disk_that_became_a_full_is_enough_to_fail_on_full() {
+    let disk = |n: u32, kind: &str| {
+        let mut disk = backup("completed", kind, "nbd://x/y", 4096)["disks"][0].take();
+        disk["disk_id"] = json!(n);
+        disk
+    };
+    let of = |asked: &str, done: &str, disks: Value| {
+        let mut b = backup("completed", done, "nbd://x/y", 4096);
+        b["requested_type"] = json!(asked);
+        b["disks"] = disks;
+        serde_json::from_value::<crate::types::Backup>(b).unwrap()
+    };
+    let mixed = json!([disk(0, "incremental"), disk(4, "full")]);
+    let both = json!([disk(0, "incremental"), disk(4, "incremental")]);
+    let b = of("incremental", "incremental", mixed.clone());
+    let e = backup::check_full(true, &b).unwrap_err();
+    assert_eq!(e.code, 3);
+    assert!(e.message.contains("disk 4"), "{}", e.message);
+    backup::check_full(false, &b).unwrap();
+    backup::check_full(true, &of("incremental", "incremental", both)).unwrap();
+    backup::check_full(true, &of("full", "full", mixed)).unwrap();
+}
+
+#[test]
 fn a_push_that_fails_is_cancelled() {
     let dir = tempfile::tempdir().unwrap();
     let from = dir.path().join("disk.img");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Client, Result, segment};
 use crate::types::{
-    Backup, BackupList, Complete, Deletion, ExportList, Health, Job, JobList, NewVm, Reload,
-    RepositoryList, RestoreDisk, RestoreExport, RestoreExportList, RestoreExportRequest,
+    Backup, BackupList, Complete, Deletion, ExportList, Health, Job, JobList, NewVm, Quarantine,
+    Reload, RepositoryList, RestoreDisk, RestoreExport, RestoreExportList, RestoreExportRequest,
     StartBackup, Vm, VmChains, VmList,
 };
 
@@ -175,6 +175,19 @@ impl Client {
     /// `GET /repositories`.
     pub fn repositories(&self) -> Result<RepositoryList> {
         self.get("/repositories", &[])
+    }
+
+    /// `GET /repositories/{name}/quarantine`.
+    pub fn quarantine(&self, repository: &str) -> Result<Quarantine> {
+        let path = format!("/repositories/{}/quarantine", segment(repository));
+        self.get(&path, &[])
+    }
+
+    /// `POST /repositories/{name}/quarantine/{backup_id}/adopt`.
+    pub fn adopt(&self, repository: &str, backup_id: &str) -> Result<Backup> {
+        let (name, id) = (segment(repository), segment(backup_id));
+        let path = format!("/repositories/{name}/quarantine/{id}/adopt");
+        self.post(&path, &[], &serde_json::json!({}))
     }
 
     /// `GET /exports`.

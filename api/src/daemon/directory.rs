@@ -1,11 +1,12 @@
 //! The data directory: its owner's alone, and one daemon's at a time.
 
 use std::fs::File;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
+use sendense_engine::storage::local::create_path;
 
 /// Held as long as the daemon runs.
 #[derive(Debug)]
@@ -13,11 +14,8 @@ pub(super) struct Lock(#[expect(dead_code, reason = "the descriptor holds the lo
 
 /// Makes the directory where it is missing and locks it.
 pub(super) fn open(path: &Path) -> anyhow::Result<Lock> {
-    let mut builder = std::fs::DirBuilder::new();
     // The group may reach the socket, nobody else anything.
-    builder.recursive(true).mode(0o750);
-    builder
-        .create(path)
+    create_path(path, 0o750)
         .with_context(|| format!("the data directory {} cannot be made", path.display()))?;
     let name = path.join("lock");
     let file = std::fs::OpenOptions::new()

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use sendense_engine::plane::{ListenerHandle, ListenerPolicy, Plane, bind_unix};
@@ -15,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::http::Limited;
 use crate::config::Config;
 use crate::routes;
-use crate::service::{Endpoints, Service};
+use crate::service::{Certificates, Endpoints, Service};
 
 /// What listens. Dropping it stops listening.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub(super) struct Listeners {
     pub(super) nbd: SocketAddr,
     http_socket: TcpListener,
     socket: PathBuf,
-    _nbd: Vec<ListenerHandle>,
+    _nbd: Vec<Arc<ListenerHandle>>,
 }
 
 impl Listeners {
@@ -47,16 +48,14 @@ impl Listeners {
             None => bind("HTTP", config.listen)?,
         };
         let http = http_socket.local_addr()?;
+        let clients = if config.nbd.tls_verify_peer {
+            ClientCertificates::Required
+        } else {
+            ClientCertificates::Ignored
+        };
         let tls = match &config.nbd.tls_dir {
             None => TlsMode::Off,
-            Some(dir) => {
-                let clients = if config.nbd.tls_verify_peer {
-                    ClientCertificates::Required
-                } else {
-                    ClientCertificates::Ignored
-                };
-                TlsMode::Required(server_config(dir, clients)?)
-            }
+            Some(dir) => TlsMode::Required(server_config(dir, clients)?),
         };
         let encrypted = !matches!(tls, TlsMode::Off);
         let nbd_socket = match given.nbd {
@@ -64,13 +63,18 @@ impl Listeners {
             None => bind("NBD", config.nbd_listen)?,
         };
         let nbd = nbd_socket.local_addr()?;
-        let tcp = plane.listen_tcp(nbd_socket, ListenerPolicy { tls })?;
+        let tcp = Arc::new(plane.listen_tcp(nbd_socket, ListenerPolicy { tls })?);
+        if let Some(dir) = &config.nbd.tls_dir {
+            let listener = Arc::downgrade(&tcp);
+            service.set_certificates(Certificates::new(dir.clone(), clients, listener));
+        }
         let socket = config.nbd_socket();
         let unix = bind_unix(&socket)
             .with_context(|| format!("NBD cannot listen on {}", socket.display()))?;
-        let mut listening = vec![tcp, plane.listen_unix(unix, ListenerPolicy::default())?];
-        for unix in given.unix {
-            listening.push(plane.listen_unix(unix, ListenerPolicy::default())?);
+        let mut listening = vec![tcp];
+        for unix in std::iter::once(unix).chain(given.unix) {
+            let unix = plane.listen_unix(unix, ListenerPolicy::default())?;
+            listening.push(Arc::new(unix));
         }
         service.set_endpoints(Endpoints {
             socket: socket.clone(),

@@ -1,4 +1,4 @@
-//! SIGHUP loads the declared exports again; SIGTERM and SIGINT end the daemon in order.
+//! SIGHUP loads the declared exports and the certificates again; SIGTERM and SIGINT end the daemon in order.
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,13 +29,17 @@ pub async fn run_until_stopped(daemon: Daemon) -> anyhow::Result<()> {
 }
 
 async fn reload(daemon: &Daemon) {
-    if daemon.service().config().nbd.exports.is_none() {
-        tracing::info!("SIGHUP: nbd.exports names no file, there is nothing to load again");
+    let nbd = &daemon.service().config().nbd;
+    if nbd.exports.is_none() && nbd.tls_dir.is_none() {
+        tracing::info!(
+            "SIGHUP: neither nbd.exports nor nbd.tls_dir is set, there is nothing to load again"
+        );
         return;
     }
     match daemon.service().reload_exports(&Caller::daemon()).await {
         Ok(r) => tracing::info!(
             added = ?r.added, changed = ?r.changed, removed = ?r.removed, refused = ?r.refused,
+            certificates = r.certificates,
             "SIGHUP: the exports are loaded again, {} are as they were", r.unchanged
         ),
         Err(fault) => {

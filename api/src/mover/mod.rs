@@ -16,7 +16,7 @@ use sendense_nbd::uri::NbdUri;
 
 pub use fetch::{Fetch, fetch};
 pub use push::{Push, push};
-pub(crate) use push::{looks_like_qcow2, size_of};
+pub(crate) use push::{image_warning, size_of};
 
 /// Bytes of one request.
 const CHUNK: u64 = 1 << 20;

@@ -1,6 +1,7 @@
 //! A file or block device of this machine into a backup's export.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,11 +48,35 @@ pub(crate) fn size_of(path: &std::path::Path) -> std::io::Result<u64> {
     local::size(&File::open(path)?)
 }
 
-/// Whether a file holds a QCOW2 image rather than the disk itself.
-pub(crate) fn looks_like_qcow2(path: &std::path::Path) -> std::io::Result<bool> {
-    let mut magic = [0; 4];
+/// How images begin that are not the disk itself.
+const IMAGES: [(&str, &[u8]); 5] = [
+    ("QCOW2", b"QFI\xfb"),
+    ("VMDK", b"KDMV"),
+    ("VMDK", b"COWD"),
+    ("VMDK", b"# Disk DescriptorFile"),
+    ("VHDX", b"vhdxfile"),
+];
+
+/// What to tell about a file that holds an image rather than the disk itself.
+pub(crate) fn image_warning(path: &std::path::Path) -> std::io::Result<Option<String>> {
+    let mut head = Vec::new();
     let file = File::open(path)?;
-    Ok(!local::is_device(&file)? && file.read_at(&mut magic, 0)? == 4 && magic == *b"QFI\xfb")
+    if local::is_device(&file)? {
+        return Ok(None);
+    }
+    file.take(64).read_to_end(&mut head)?;
+    let found = IMAGES.iter().find(|(_, magic)| head.starts_with(magic));
+    Ok(found.map(|(format, _)| {
+        let how = match *format {
+            "QCOW2" => "`sendense-image convert`",
+            _ => "`qemu-img convert -O raw`",
+        };
+        format!(
+            "{} looks like a {format} image; it is sent byte for byte as the disk itself ({how} \
+             makes a raw image of it)",
+            path.display()
+        )
+    }))
 }
 
 /// Sends it. Everything was answered when this ends well; the seal makes it durable.
@@ -181,4 +206,27 @@ fn read(file: &File, name: &str, at: u64, len: u64) -> Result<Vec<u8>, MoveError
     file.read_exact_at(&mut bytes, at)
         .map_err(|e| MoveError::file(format!("{name} cannot be read at {at}"), e))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_told_from_a_disk_by_how_it_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        for (format, magic) in IMAGES {
+            let mut bytes = magic.to_vec();
+            bytes.resize(512, 0);
+            std::fs::write(&path, &bytes).unwrap();
+            let said = image_warning(&path).unwrap().unwrap();
+            assert!(said.contains(format) && said.contains("disk"), "{said}");
+        }
+        for raw in [&b""[..], b"QFI", &[0; 512], b"\xeb\x63\x90QFI\xfb"] {
+            std::fs::write(&path, raw).unwrap();
+            assert_eq!(image_warning(&path).unwrap(), None);
+        }
+        assert!(image_warning(&dir.path().join("missing")).is_err());
+    }
 }

@@ -26,6 +26,8 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) size: u64,
     pub(super) description: String,
+    /// Why it may not be the disk that was meant.
+    pub(super) warning: Option<String>,
 }
 
 /// The changed copy.
@@ -38,8 +40,9 @@ pub(super) struct Changed {
 /// The given disk, or a new one of `size` bytes: with a real ext4 where mkfs.ext4 is there.
 pub(super) fn prepare(given: Option<&Path>, work: &Path, size: u64) -> anyhow::Result<Source> {
     if let Some(path) = given {
-        let size = crate::mover::size_of(path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let unreadable = || format!("{} cannot be read", path.display());
+        let size = crate::mover::size_of(path).with_context(unreadable)?;
+        let warning = crate::mover::image_warning(path).with_context(unreadable)?;
         if size == 0 {
             bail!("{} is empty: there is nothing to back up", path.display());
         }
@@ -47,6 +50,7 @@ pub(super) fn prepare(given: Option<&Path>, work: &Path, size: u64) -> anyhow::R
             path: path.to_owned(),
             size,
             description: format!("{} ({size} bytes)", path.display()),
+            warning,
         });
     }
     let path = work.join("disk.raw");
@@ -85,6 +89,7 @@ pub(super) fn prepare(given: Option<&Path>, work: &Path, size: u64) -> anyhow::R
         path,
         size,
         description: format!("{description} ({size} bytes)"),
+        warning: None,
     })
 }
 

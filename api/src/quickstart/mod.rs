@@ -58,6 +58,9 @@ pub async fn run(what: Quickstart) -> anyhow::Result<()> {
             .await??
     };
     say(&format!("disk: {}", source.description));
+    if let Some(warning) = &source.warning {
+        say(&format!("warning: {warning}"));
+    }
 
     let flags = Flags {
         data_dir: Some(dir.join("data")),
@@ -158,6 +161,7 @@ async fn back_up(
         backup_type: kind,
         repository: None,
         allow_full: false,
+        cluster_size: None,
         disks: Some(vec![StartDisk {
             disk_id: 0,
             size_bytes: Some(size),

@@ -48,6 +48,11 @@ pub fn router(service: Service) -> Router {
         .route("/jobs/{id}", get(jobs::show))
         .route("/jobs/{id}/cancel", post(jobs::cancel))
         .route("/repositories", get(server::repositories))
+        .route("/repositories/{name}/quarantine", get(server::quarantine))
+        .route(
+            "/repositories/{name}/quarantine/{id}/adopt",
+            post(server::adopt),
+        )
         .route("/exports", get(server::exports))
         .route("/exports/reload", post(server::reload_exports))
         .layer(middleware::from_fn_with_state(

@@ -4,13 +4,13 @@ use axum::extract::State;
 use axum::{Extension, Json};
 
 use crate::auth::Caller;
-use crate::error::Answer;
+use crate::error::{Answer, Segment};
 use crate::service::Service;
-use crate::types::{ExportList, Health, Reload, RepositoryList};
+use crate::types::{Backup, ExportList, Health, Quarantine, Reload, RepositoryList};
 
 /// Open to everybody; says nothing that is a secret.
 pub(super) async fn health(State(service): State<Service>) -> Json<Health> {
-    Json(service.health())
+    Json(service.health().await)
 }
 
 pub(super) async fn repositories(
@@ -18,6 +18,21 @@ pub(super) async fn repositories(
     Extension(caller): Extension<Caller>,
 ) -> Answer<Json<RepositoryList>> {
     Ok(Json(service.list_repositories(&caller).await?))
+}
+
+pub(super) async fn quarantine(
+    State(service): State<Service>,
+    Segment(name): Segment<String>,
+) -> Answer<Json<Quarantine>> {
+    Ok(Json(service.list_quarantine(&name).await?))
+}
+
+pub(super) async fn adopt(
+    State(service): State<Service>,
+    Extension(caller): Extension<Caller>,
+    Segment((name, id)): Segment<(String, String)>,
+) -> Answer<Json<Backup>> {
+    Ok(Json(service.adopt(&caller, &name, &id).await?))
 }
 
 pub(super) async fn exports(State(service): State<Service>) -> Json<ExportList> {

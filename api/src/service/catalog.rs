@@ -34,6 +34,9 @@ pub(super) fn backup_row(point: &RestorePoint, job: Option<BackupRow>) -> Backup
         error_code: None,
         error_message: None,
         missing: 0,
+        // What a row already knows of its damage and its place stays: see `upsert_backup`.
+        damage: None,
+        place: micros(m.started_at),
         created_at: job.as_ref().map_or(micros(m.started_at), |j| j.created_at),
         started_at: Some(micros(m.started_at)),
         completed_at: Some(micros(m.sealed_at)),
@@ -71,6 +74,7 @@ fn disk_row(record: &DiskRecord, sealed_at: i64, job: Option<&DiskRow>) -> DiskR
             .map(|p| p.backup_id.as_str().to_owned()),
         sequence: Some(crate::store::db(record.sequence.get())),
         size_bytes: record.virtual_size,
+        cluster_size: record.cluster_size,
         base_change_id: record.base_token.as_ref().map(|t| t.as_str().to_owned()),
         change_id: Some(record.token.as_str().to_owned()),
         bytes_transferred: record.counts.transferred,
@@ -142,6 +146,30 @@ pub(super) async fn record_point(
             row.parent_backup_id = None;
         }
         tx.upsert_backup_disk(&row).await?;
+    }
+    Ok(())
+}
+
+/// Puts the points of a VM in one repository into the order of their sequence. Places only rise,
+/// so that a page which somebody is at stays about where it is.
+pub(super) async fn record_order(
+    tx: &mut WriteTx,
+    vm_id: &str,
+    repository_id: &str,
+    points: &VmPoints,
+) -> Result<()> {
+    let known = tx.sealed_of(vm_id, repository_id, true).await?;
+    let known: BTreeMap<String, i64> = known.into_iter().collect();
+    let mut last = i64::MIN;
+    for point in points.all() {
+        let id = point.id().as_str();
+        let Some(place) = known.get(id) else {
+            continue;
+        };
+        last = (*place).max(last.saturating_add(1));
+        if last != *place {
+            tx.set_backup_place(id, last).await?;
+        }
     }
     Ok(())
 }

@@ -69,11 +69,7 @@ impl Service {
             return Ok(view(&done?));
         }
         // Files may be gone after a failure, too: the catalog follows what the manifests say now.
-        let ids: Vec<BackupId> = match &done {
-            Ok(done) => done.points.iter().map(|p| p.backup_id.clone()).collect(),
-            Err(_) => vec![BackupId::parse(row.id.as_str())?],
-        };
-        let forgotten = self.forget(caller, &row, &repository, vm, &ids).await?;
+        let forgotten = self.forget(caller, &row, &repository, vm).await?;
         match done {
             Ok(done) => Ok(view(&done)),
             Err(e) if e.code == Code::NotFound && forgotten => Ok(gone(row.id)),
@@ -89,16 +85,15 @@ impl Service {
         row: &BackupRow,
         repository: &Repository,
         vm: VmId,
-        ids: &[BackupId],
     ) -> Result<bool> {
         for _ in 1..TRIES {
-            match self.forget_once(caller, row, repository, vm, ids).await {
+            match self.forget_once(caller, row, repository, vm).await {
                 Err(e) => tracing::warn!(backup = %row.id, "the catalog does not follow yet: {e}"),
                 done => return done,
             }
             tokio::time::sleep(PAUSE).await;
         }
-        self.forget_once(caller, row, repository, vm, ids).await
+        self.forget_once(caller, row, repository, vm).await
     }
 
     async fn forget_once(
@@ -107,24 +102,36 @@ impl Service {
         row: &BackupRow,
         repository: &Repository,
         vm: VmId,
-        ids: &[BackupId],
     ) -> Result<bool> {
         let mut tx = self.store().begin_write().await?;
         // Read with the writer's turn, so that a seal of this machine cannot come in between.
         let reading = repository.clone();
         let points = blocking(move || Ok(reading.points(vm)?)).await?;
-        let is_gone = |id: &&BackupId| {
+        let is_gone = |id: &BackupId| {
             points
                 .get(id)
                 .is_err_and(|e| e.kind == sendense_engine::ErrorKind::NotFound)
         };
-        let gone: Vec<&BackupId> = ids.iter().filter(is_gone).collect();
+        // All of the machine's, whatever was asked for: a deletion that failed half way has taken
+        // some. Newest first, so that a row goes before the one that it builds on.
+        let repository_id = repository.id().to_string();
+        let known = tx.sealed_of(&row.vm_id, &repository_id, false).await?;
+        let mut gone = Vec::new();
+        for (id, _) in known {
+            let id = BackupId::parse(id)?;
+            if is_gone(&id) {
+                gone.push(id);
+            }
+        }
         if gone.is_empty() {
             return Ok(false);
         }
-        let repository_id = repository.id().to_string();
         tx.clear_chains(&row.vm_id, &row.repository_id).await?;
-        for id in gone {
+        // Damaged ones come in no order that their rows could go in.
+        for id in &gone {
+            tx.let_go_of_parents(id.as_str()).await?;
+        }
+        for id in &gone {
             tx.delete_backup(id.as_str()).await?;
             tx.audit(&AuditRow {
                 at: Time::now().micros(),
@@ -137,7 +144,7 @@ impl Service {
         }
         catalog::record_chains(&mut tx, &row.vm_id, &repository_id, &points).await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(gone.iter().any(|id| id.as_str() == row.id))
     }
 
     /// A job without files: failed, cancelled, or reported missing.
@@ -154,8 +161,12 @@ impl Service {
                 .repository
                 .clone();
             let vm = VmId::parse(&row.vm_id)?;
-            let points = blocking(move || Ok(repository.points(vm)?)).await?;
+            if row.status != "completed" {
+                remove_unfinished(&repository, vm, &row.id).await?;
+            }
             let mut tx = self.store().begin_write().await?;
+            // Read with the writer's turn, so that a seal of this machine cannot come in between.
+            let points = blocking(move || Ok(repository.points(vm)?)).await?;
             tx.clear_chains(&row.vm_id, &row.repository_id).await?;
             if let Err(e) = tx.delete_backup(&row.id).await {
                 if e.is_constraint() {
@@ -181,6 +192,20 @@ impl Service {
             dry_run,
             ..gone(row.id)
         })
+    }
+}
+
+/// Recovery removes the files of jobs that the catalog knows, so they go before the row does.
+async fn remove_unfinished(repository: &Repository, vm: VmId, id: &str) -> Result<()> {
+    let (repository, job) = (repository.clone(), BackupId::parse(id)?);
+    let left = blocking(move || Ok(repository.remove_unfinished(vm, &job)?)).await?;
+    match left.first() {
+        None => Ok(()),
+        Some(found) => Err(Fault::new(
+            Code::Busy,
+            format!("{} of {id} cannot be removed: {}", found.path, found.note),
+        )
+        .hint("end what has it open, then delete again")),
     }
 }
 

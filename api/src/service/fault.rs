@@ -103,6 +103,10 @@ impl From<StoreError> for Fault {
     }
 }
 
+/// What to do where the newest point is not whole.
+const NOTHING_SOUND: &str = "run a full backup, or start with allow_full to get one; \
+                             `sendense-ctl backup verify` tells what else is damaged";
+
 impl From<sendense_engine::Error> for Fault {
     fn from(e: sendense_engine::Error) -> Self {
         let code = match &e.kind {
@@ -121,10 +125,21 @@ impl From<sendense_engine::Error> for Fault {
             ErrorKind::IncompleteCoverage { .. } => Code::IncompleteCoverage,
             ErrorKind::HasDependents(_) => Code::HasDependents,
             ErrorKind::Busy => Code::Busy,
+            ErrorKind::SourceChanged => Code::Remote,
             _ => Code::Storage,
         };
-        let mut fault = Self::new(code, e.to_string()).hint(e.hint());
         let refusal = e.source.as_ref().and_then(|s| s.downcast_ref::<Refusal>());
+        let (code, hint) = match refusal {
+            // Nothing broke in serving the request: what is there cannot be built on.
+            Some(Refusal::DamagedParent { .. } | Refusal::UnclearHead { .. }) => {
+                (Code::NoParent, NOTHING_SOUND)
+            }
+            _ => (code, e.hint()),
+        };
+        let mut fault = Self::new(code, e.to_string()).hint(hint);
+        if let Some(Refusal::DamagedParent { parent, .. }) = refusal {
+            fault = fault.member("parent_backup_id", parent.as_str());
+        }
         if let Some(Refusal::BaseTokenMismatch {
             given,
             parent,

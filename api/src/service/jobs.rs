@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use sendense_engine::transfer::Progress;
 
@@ -10,6 +11,10 @@ use super::{Fault, Result, Service, lock};
 use crate::auth::Caller;
 use crate::store::{Cursor, ListFilter, TaskRow};
 use crate::types::{Code, Job, JobDisk, JobKind, JobList, JobStatus, Time};
+
+/// How often the end of a task is tried to be written down, and how long between.
+const TRIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// The tasks that run now, by id.
 #[derive(Debug, Default)]
@@ -34,24 +39,28 @@ impl Service {
         let more = backups.next.is_some() || tasks.next.is_some();
         let mut jobs = Vec::new();
         for row in backups.rows {
+            let place = row.place;
             let view = self.view_row(caller, row).await?;
-            jobs.push(self.backup_job(&view));
+            jobs.push((place, self.backup_job(&view)));
         }
         for row in tasks.rows {
-            jobs.push(self.task_job(row)?);
+            jobs.push((row.created_at, self.task_job(row)?));
         }
-        jobs.sort_by(|a, b| (b.created_at, &b.job_id).cmp(&(a.created_at, &a.job_id)));
+        jobs.sort_by(|(a, x), (b, y)| (b, &y.job_id).cmp(&(a, &x.job_id)));
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let more = more || jobs.len() > limit;
         jobs.truncate(limit);
-        let next_cursor = jobs.last().filter(|_| more).map(|j| {
+        let next_cursor = jobs.last().filter(|_| more).map(|(place, job)| {
             Cursor {
-                created_at: j.created_at.micros(),
-                id: j.job_id.clone(),
+                place: *place,
+                id: job.job_id.clone(),
             }
             .encode()
         });
-        Ok(JobList { jobs, next_cursor })
+        Ok(JobList {
+            jobs: jobs.into_iter().map(|(_, job)| job).collect(),
+            next_cursor,
+        })
     }
 
     /// `GET /jobs/{id}`.
@@ -84,7 +93,8 @@ impl Service {
         self.show_job(caller, id).await
     }
 
-    /// Writes a task down and runs it; answers at once.
+    /// Writes a task down and runs it; answers at once. For callers that run to their end: a row
+    /// without its work would stay "running".
     pub(super) async fn start_task<W>(
         &self,
         row: TaskRow,
@@ -133,14 +143,24 @@ impl Service {
             }
         };
         status.as_str().clone_into(&mut row.status);
-        let write = async {
-            let mut tx = self.store().begin_write().await?;
-            tx.upsert_task(&row).await?;
-            tx.commit().await
-        };
-        if let Err(e) = write.await {
-            // The next start says "interrupted".
-            tracing::error!(task = %row.id, "its end is not written down: {e}");
+        for attempt in 1..=TRIES {
+            let write = async {
+                let mut tx = self.store().begin_write().await?;
+                tx.upsert_task(&row).await?;
+                tx.commit().await
+            };
+            match write.await {
+                Ok(()) => break,
+                // The next start says "interrupted".
+                Err(e) if attempt == TRIES || self.store().is_closed() => {
+                    tracing::error!(task = %row.id, "its end is not written down: {e}");
+                    break;
+                }
+                Err(e) => {
+                    tracing::debug!(task = %row.id, attempt, "its end is not written down: {e}");
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
         }
         lock(&self.inner.tasks.running).remove(&row.id);
     }

@@ -14,12 +14,12 @@ mod health;
 mod jobs;
 mod names;
 mod points;
+mod quarantine;
 mod recovery;
 mod repositories;
 mod restore;
 mod vms;
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -28,6 +28,7 @@ use sendense_engine::declared::{DeclaredExports, Rule};
 use sendense_engine::plane::Plane;
 use sendense_nbd::uri::NbdUri;
 
+pub use declared::Certificates;
 pub use fault::{Fault, Result};
 pub use points::{ListQuery, PointQuery};
 pub use repositories::OpenRepository;
@@ -36,7 +37,7 @@ pub use vms::VmRef;
 use crate::config::Config;
 use crate::store::Store;
 use crate::types::Time;
-use backup::Running;
+use backup::{Jobs, Running};
 use chains::Chains;
 use exports::RestoreExports;
 use jobs::Tasks;
@@ -54,10 +55,12 @@ struct Inner {
     plane: Arc<Plane>,
     repositories: Vec<OpenRepository>,
     endpoints: OnceLock<Endpoints>,
-    running: Mutex<HashMap<String, Arc<Running>>>,
+    jobs: Arc<Jobs>,
     chains: Chains,
     exports: RestoreExports,
     declared: DeclaredExports,
+    certificates: OnceLock<Certificates>,
+    reloading: Mutex<()>,
     tasks: Tasks,
     started_at: Time,
 }
@@ -107,9 +110,11 @@ impl Service {
                 store,
                 plane,
                 declared,
+                certificates: OnceLock::new(),
+                reloading: Mutex::default(),
                 repositories,
                 endpoints: OnceLock::new(),
-                running: Mutex::default(),
+                jobs: Arc::default(),
                 chains: Chains::default(),
                 exports: RestoreExports::default(),
                 tasks: Tasks::default(),
@@ -163,12 +168,12 @@ impl Service {
         endpoints.map(|e| e.uris(export)).unwrap_or_default()
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Arc<Running>>> {
-        lock(&self.inner.running)
+    fn jobs(&self) -> &Arc<Jobs> {
+        &self.inner.jobs
     }
 
-    fn running_job(&self, id: &str) -> Option<Arc<Running>> {
-        self.running().get(id).cloned()
+    pub(crate) fn running_job(&self, id: &str) -> Option<Arc<Running>> {
+        self.jobs().get(id)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sendense_engine::repository::{Repository, RepositoryOptions, SpaceVerdict};
-use sendense_engine::storage::local::LocalDirectory;
+use sendense_engine::storage::local::{LocalDirectory, create_path};
 
 use super::{Fault, Result, Service, blocking};
 use crate::auth::Caller;
@@ -26,7 +26,7 @@ impl OpenRepository {
     pub fn local(name: &str, path: &Path, known: Option<&str>) -> Result<Self> {
         let at = |e| Fault::io(format!("the repository {name} at {}", path.display()), e);
         if known.is_none() {
-            std::fs::create_dir_all(path).map_err(at)?;
+            create_path(path, 0o777).map_err(at)?;
         }
         let directory = LocalDirectory::open(path).map_err(at)?;
         let options = RepositoryOptions {

@@ -15,7 +15,7 @@ use sendense_nbd::client::ConnectOptions;
 
 use super::backup::{Place, check_remote, paths, refusal};
 use super::exports::SealedDisk;
-use super::{Fault, Result, Service, blocking};
+use super::{Fault, Result, Service, blocking, to_the_end};
 use crate::auth::{self, Caller};
 use crate::config::Allow;
 use crate::store::{AuditRow, TaskRow};
@@ -31,6 +31,11 @@ const NAMED: usize = 3;
 impl Service {
     /// `POST /restore/disk`.
     pub async fn restore_disk(&self, caller: &Caller, request: RestoreDisk) -> Result<Job> {
+        let (service, caller) = (self.clone(), caller.clone());
+        to_the_end(async move { service.begin_restore(&caller, request).await }).await
+    }
+
+    async fn begin_restore(&self, caller: &Caller, request: RestoreDisk) -> Result<Job> {
         let found = self
             .sealed_disk(&request.backup_id, request.disk_id)
             .await?;
@@ -85,6 +90,11 @@ impl Service {
 
     /// `POST /backup/{id}/verify`: all disks, all layers.
     pub async fn verify_backup(&self, caller: &Caller, id: &str) -> Result<Job> {
+        let (service, caller, id) = (self.clone(), caller.clone(), id.to_owned());
+        to_the_end(async move { service.begin_verify(&caller, &id).await }).await
+    }
+
+    async fn begin_verify(&self, caller: &Caller, id: &str) -> Result<Job> {
         let id = self.resolve_backup(id, None).await?;
         let disks = self.store().backup_disks(&id).await?;
         let first = disks.first().map_or(0, |d| d.disk_id);
@@ -137,7 +147,11 @@ impl Service {
                     detail: detail.clone(),
                 },
             };
-            repository.add_note(vm, &id, &note)?;
+            match repository.add_note(vm, &id, &note) {
+                // What was found is said, wherever it cannot be written down.
+                Err(e) if total > 0 => tracing::error!(backup = %id, "a note is lost: {e}"),
+                other => other?,
+            }
             Ok((total, detail))
         })
         .await?;
@@ -148,10 +162,15 @@ impl Service {
                 tx.commit().await?;
                 Ok(())
             }
-            (n, detail) => Err(Fault::new(
-                Code::Damaged,
-                format!("{n} places are damaged: {detail}"),
-            )),
+            (n, detail) => {
+                let mut tx = self.store().begin_write().await?;
+                tx.set_backup_damage(&backup_id, Some(&detail)).await?;
+                tx.commit().await?;
+                Err(Fault::new(
+                    Code::Damaged,
+                    format!("{n} places are damaged: {detail}"),
+                ))
+            }
         }
     }
 
@@ -219,9 +238,14 @@ fn local_target(
         if format != FileFormat::Raw {
             return Err(Fault::invalid("a block device is written raw"));
         }
-        let file = list
-            .open(&path, Create::OpenWrite)
-            .map_err(|e| refusal(KEY, &path, e))?;
+        let file = list.open(&path, Create::Claim).map_err(|e| match e.kind {
+            ErrorKind::Busy => Fault::new(
+                Code::Busy,
+                format!("{name} is mounted, or another program has claimed it"),
+            )
+            .hint("unmount it, or end what uses it, before it is written over"),
+            _ => refusal(KEY, &path, e),
+        })?;
         return Ok(RestoreTarget::Device { file, name });
     }
     let (directory, path) = list.directory(&path).map_err(|e| refusal(KEY, &path, e))?;

@@ -24,13 +24,13 @@ impl Service {
     pub async fn add_vm(&self, caller: &Caller, new: NewVm) -> Result<Vm> {
         let (row, disks) = plan_vm(new)?;
         if self.store().vm(&row.id).await?.is_some() {
-            return Err(Fault::new(
-                Code::Exists,
-                format!("a machine with the UUID {} is registered already", row.id),
-            )
-            .hint("`sendense-ctl vm list` shows it"));
+            return Err(registered_already(&row.id));
         }
         let mut tx = self.store().begin_write().await?;
+        // Once more with the writer's turn: somebody else may have been as quick.
+        if tx.vm_exists(&row.id).await? {
+            return Err(registered_already(&row.id));
+        }
         tx.insert_vm(&row).await?;
         for disk in &disks {
             tx.upsert_vm_disk(disk).await?;
@@ -137,6 +137,14 @@ impl Service {
             )),
         }
     }
+}
+
+fn registered_already(id: &str) -> Fault {
+    Fault::new(
+        Code::Exists,
+        format!("a machine with the UUID {id} is registered already"),
+    )
+    .hint("`sendense-ctl vm list` shows it")
 }
 
 /// The rows of a new machine, checked.

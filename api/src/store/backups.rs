@@ -31,6 +31,10 @@ pub struct BackupRow {
     pub error_message: Option<String>,
     /// 1 where the repository no longer holds its files.
     pub missing: i64,
+    /// What is known to be wrong with its files.
+    pub damage: Option<String>,
+    /// Its place in the order of backups: higher is newer.
+    pub place: i64,
     /// When it was made.
     pub created_at: i64,
     /// When it began.
@@ -58,8 +62,8 @@ pub struct ListFilter {
 macro_rules! columns {
     () => {
         "id, vm_id, vm_name, repository_id, requested_type, backup_type, reason, status, phase, \
-         parent_backup_id, error_code, error_message, missing, created_at, started_at, \
-         completed_at, sealed_at, verified_at"
+         parent_backup_id, error_code, error_message, missing, damage, place, created_at, \
+         started_at, completed_at, sealed_at, verified_at"
     };
 }
 
@@ -106,32 +110,8 @@ impl Store {
         .await?)
     }
 
-    /// How many machines have a sealed point.
-    pub async fn machines_with_points(&self) -> Result<u64> {
-        let n: i64 = sqlx::query_scalar(
-            "SELECT COUNT(DISTINCT vm_id) FROM backup_jobs
-             WHERE tenant = $1 AND status = 'completed'",
-        )
-        .bind(&*self.tenant)
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(super::un(n))
-    }
-
-    /// The newest sealed point, of one machine or of all.
-    pub async fn latest_backup(&self, vm_id: Option<&str>) -> Result<Option<String>> {
-        Ok(sqlx::query_scalar(
-            "SELECT id FROM backup_jobs
-             WHERE tenant = $1 AND status = 'completed' AND ($2 IS NULL OR vm_id = $2)
-             ORDER BY created_at DESC, id DESC LIMIT 1",
-        )
-        .bind(&*self.tenant)
-        .bind(vm_id)
-        .fetch_optional(&self.pool)
-        .await?)
-    }
-
-    /// One page of backups, newest first.
+    /// One page of backups, newest first: those of one machine and repository in the order in which
+    /// they were sealed.
     pub async fn backups(
         &self,
         filter: &ListFilter,
@@ -142,13 +122,13 @@ impl Store {
             "SELECT ",
             columns!(),
             " FROM backup_jobs
-             WHERE tenant = $1 AND (created_at < $2 OR (created_at = $2 AND id < $3))
+             WHERE tenant = $1 AND (place < $2 OR (place = $2 AND id < $3))
                AND ($4 IS NULL OR vm_id = $4) AND ($5 IS NULL OR status = $5)
                AND ($6 IS NULL OR repository_id = $6)
-             ORDER BY created_at DESC, id DESC LIMIT $7"
+             ORDER BY place DESC, id DESC LIMIT $7"
         ))
         .bind(&*self.tenant)
-        .bind(after.created_at)
+        .bind(after.place)
         .bind(&after.id)
         .bind(&filter.vm_id)
         .bind(&filter.status)
@@ -157,7 +137,7 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         Ok(Page::cut(rows, limit, |r: &BackupRow| Cursor {
-            created_at: r.created_at,
+            place: r.place,
             id: r.id.clone(),
         }))
     }
@@ -168,34 +148,23 @@ impl Store {
             "SELECT ",
             columns!(),
             " FROM backup_jobs WHERE tenant = $1 AND status IN ('pending', 'running')
-             ORDER BY created_at, id"
+             ORDER BY place, id"
         ))
         .bind(&*self.tenant)
-        .fetch_all(&self.pool)
-        .await?)
-    }
-
-    /// The ids of all sealed points of a repository.
-    pub async fn sealed_ids(&self, repository_id: &str) -> Result<Vec<String>> {
-        Ok(sqlx::query_scalar(
-            "SELECT id FROM backup_jobs
-             WHERE tenant = $1 AND repository_id = $2 AND status = 'completed' ORDER BY id",
-        )
-        .bind(&*self.tenant)
-        .bind(repository_id)
         .fetch_all(&self.pool)
         .await?)
     }
 }
 
 impl WriteTx {
-    /// Adds a backup, or replaces everything about one that is there.
+    /// Adds a backup, or replaces everything about one that is there but its place and what is
+    /// known of its damage.
     pub async fn upsert_backup(&mut self, row: &BackupRow) -> Result<()> {
         sqlx::query(concat!(
             "INSERT INTO backup_jobs (tenant, ",
             columns!(),
             ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-                       $17, $18, $19)
+                       $17, $18, $19, $20, $21)
              ON CONFLICT (tenant, id) DO UPDATE SET
                  backup_type = excluded.backup_type, reason = excluded.reason,
                  status = excluded.status, phase = excluded.phase,
@@ -219,6 +188,8 @@ impl WriteTx {
         .bind(&row.error_code)
         .bind(&row.error_message)
         .bind(row.missing)
+        .bind(&row.damage)
+        .bind(row.place)
         .bind(row.created_at)
         .bind(row.started_at)
         .bind(row.completed_at)
@@ -254,7 +225,23 @@ impl WriteTx {
         Ok(())
     }
 
-    /// Ends a backup without a point. Its parent is free again: the row no longer holds it.
+    /// Marks a backup of which nobody could find out whether it became a point. It has not ended.
+    pub async fn doubt_backup(&mut self, id: &str, code: &str, message: &str) -> Result<()> {
+        sqlx::query(
+            "UPDATE backup_jobs SET phase = 'interrupted', error_code = $3, error_message = $4
+             WHERE tenant = $1 AND id = $2 AND status IN ('pending', 'running')",
+        )
+        .bind(&*self.tenant)
+        .bind(id)
+        .bind(code)
+        .bind(message)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Ends a backup without a point. Its parent is free again: the row no longer holds it. The
+    /// disks that its start bound are free again, too.
     pub async fn end_backup(
         &mut self,
         id: &str,
@@ -285,34 +272,27 @@ impl WriteTx {
         .bind(id)
         .execute(&mut *self.tx)
         .await?;
-        Ok(())
-    }
-
-    /// Says whether the repository still holds the files.
-    pub async fn set_backup_missing(&mut self, id: &str, missing: bool) -> Result<()> {
-        sqlx::query("UPDATE backup_jobs SET missing = $3 WHERE tenant = $1 AND id = $2")
+        sqlx::query("DELETE FROM vm_disks WHERE tenant = $1 AND bound_by = $2")
             .bind(&*self.tenant)
             .bind(id)
-            .bind(i64::from(missing))
             .execute(&mut *self.tx)
             .await?;
         Ok(())
     }
 
-    /// Records that every byte was found right.
-    pub async fn set_backup_verified(&mut self, id: &str, at: i64) -> Result<()> {
-        sqlx::query("UPDATE backup_jobs SET verified_at = $3 WHERE tenant = $1 AND id = $2")
+    /// Takes out of a backup's rows what it builds on, before it is removed with that.
+    pub async fn let_go_of_parents(&mut self, id: &str) -> Result<()> {
+        sqlx::query("UPDATE backup_jobs SET parent_backup_id = NULL WHERE tenant = $1 AND id = $2")
             .bind(&*self.tenant)
             .bind(id)
-            .bind(at)
             .execute(&mut *self.tx)
             .await?;
         sqlx::query(
-            "UPDATE backup_disks SET verified_at = $3 WHERE tenant = $1 AND backup_id = $2",
+            "UPDATE backup_disks SET parent_backup_id = NULL
+             WHERE tenant = $1 AND backup_id = $2",
         )
         .bind(&*self.tenant)
         .bind(id)
-        .bind(at)
         .execute(&mut *self.tx)
         .await?;
         Ok(())

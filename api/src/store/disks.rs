@@ -23,6 +23,9 @@ pub struct DiskRow {
     /// The disk's size.
     #[sqlx(try_from = "i64")]
     pub size_bytes: u64,
+    /// Bytes of a cluster of its image.
+    #[sqlx(try_from = "i64")]
+    pub cluster_size: u64,
     /// What the sent blocks are relative to.
     pub base_change_id: Option<String>,
     /// What it became.
@@ -58,7 +61,8 @@ macro_rules! columns {
     () => {
         "backup_id, disk_id, device_key, backup_type, source, parent_backup_id, sequence, \
          size_bytes, base_change_id, change_id, bytes_transferred, stored_bytes, zero_bytes, \
-         covered_bytes, checksum, locator, export_name, export_secret_hash, sealed_at, verified_at"
+         covered_bytes, checksum, locator, export_name, export_secret_hash, sealed_at, \
+         verified_at, cluster_size"
     };
 }
 
@@ -83,7 +87,7 @@ impl Store {
                     d.backup_type, d.source, d.parent_backup_id, d.sequence, d.size_bytes,
                     d.base_change_id, d.change_id, d.bytes_transferred, d.stored_bytes,
                     d.zero_bytes, d.covered_bytes, d.checksum, d.locator, d.export_name,
-                    d.export_secret_hash, d.sealed_at, d.verified_at
+                    d.export_secret_hash, d.sealed_at, d.verified_at, d.cluster_size
              FROM backup_disks d JOIN backup_jobs j ON j.tenant = d.tenant AND j.id = d.backup_id
              WHERE d.tenant = $1 AND j.vm_id = $2 AND j.status = 'completed'
              ORDER BY d.disk_id, d.sequence",
@@ -127,7 +131,7 @@ impl WriteTx {
             "INSERT INTO backup_disks (tenant, ",
             columns!(),
             ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-                       $17, $18, $19, $20, $21)
+                       $17, $18, $19, $20, $21, $22)
              ON CONFLICT (tenant, backup_id, disk_id) DO UPDATE SET
                  backup_type = excluded.backup_type, parent_backup_id = excluded.parent_backup_id,
                  sequence = excluded.sequence, size_bytes = excluded.size_bytes,
@@ -137,7 +141,8 @@ impl WriteTx {
                  covered_bytes = excluded.covered_bytes, checksum = excluded.checksum,
                  locator = excluded.locator, export_name = excluded.export_name,
                  export_secret_hash = excluded.export_secret_hash,
-                 sealed_at = excluded.sealed_at, verified_at = excluded.verified_at"
+                 sealed_at = excluded.sealed_at, verified_at = excluded.verified_at,
+                 cluster_size = excluded.cluster_size"
         ))
         .bind(&*self.tenant)
         .bind(&row.backup_id)
@@ -160,6 +165,7 @@ impl WriteTx {
         .bind(&row.export_secret_hash)
         .bind(row.sealed_at)
         .bind(row.verified_at)
+        .bind(db(row.cluster_size))
         .execute(&mut *self.tx)
         .await?;
         Ok(())

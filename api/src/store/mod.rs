@@ -10,6 +10,7 @@ mod backups;
 mod chains;
 mod disks;
 mod page;
+mod points;
 mod repositories;
 mod tasks;
 mod tokens;
@@ -137,6 +138,11 @@ impl Store {
             tenant: Arc::clone(&self.tenant),
             _turn: turn,
         })
+    }
+
+    /// Whether nothing more is read or written here.
+    pub fn is_closed(&self) -> bool {
+        self.pool.is_closed()
     }
 
     /// Waits for what runs, writes the log back and closes.

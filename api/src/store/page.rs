@@ -1,4 +1,5 @@
-//! Cursor pages: by (created_at, id), newest first, so that a page stays right while rows come in.
+//! Cursor pages: by (place, id), newest first, so that a page stays right while rows come in. The
+//! place of most rows is the time at which they were made.
 
 use data_encoding::BASE64URL_NOPAD;
 
@@ -7,8 +8,8 @@ use super::{Result, StoreError};
 /// Where the last page ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
-    /// The last row's time.
-    pub created_at: i64,
+    /// The last row's place.
+    pub place: i64,
     /// The last row's id.
     pub id: String,
 }
@@ -17,7 +18,7 @@ impl Cursor {
     /// Before everything.
     pub fn start() -> Self {
         Self {
-            created_at: i64::MAX,
+            place: i64::MAX,
             id: String::new(),
         }
     }
@@ -30,14 +31,14 @@ impl Cursor {
         let text = String::from_utf8(bytes).map_err(|_| StoreError::BadCursor)?;
         let (at, id) = text.split_once(' ').ok_or(StoreError::BadCursor)?;
         Ok(Self {
-            created_at: at.parse().map_err(|_| StoreError::BadCursor)?,
+            place: at.parse().map_err(|_| StoreError::BadCursor)?,
             id: id.to_owned(),
         })
     }
 
     /// For a client to send back.
     pub fn encode(&self) -> String {
-        BASE64URL_NOPAD.encode(format!("{} {}", self.created_at, self.id).as_bytes())
+        BASE64URL_NOPAD.encode(format!("{} {}", self.place, self.id).as_bytes())
     }
 }
 

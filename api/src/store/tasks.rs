@@ -70,13 +70,13 @@ impl Store {
              ORDER BY created_at DESC, id DESC LIMIT $4"
         ))
         .bind(&*self.tenant)
-        .bind(after.created_at)
+        .bind(after.place)
         .bind(&after.id)
         .bind(i64::from(limit) + 1)
         .fetch_all(&self.pool)
         .await?;
         Ok(Page::cut(rows, limit, |r: &TaskRow| Cursor {
-            created_at: r.created_at,
+            place: r.created_at,
             id: r.id.clone(),
         }))
     }

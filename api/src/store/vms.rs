@@ -64,13 +64,13 @@ impl Store {
              ORDER BY created_at DESC, id DESC LIMIT $4",
         )
         .bind(&*self.tenant)
-        .bind(after.created_at)
+        .bind(after.place)
         .bind(&after.id)
         .bind(i64::from(limit) + 1)
         .fetch_all(&self.pool)
         .await?;
         Ok(Page::cut(rows, limit, |r: &VmRow| Cursor {
-            created_at: r.created_at,
+            place: r.created_at,
             id: r.id.clone(),
         }))
     }
@@ -89,6 +89,27 @@ impl Store {
 }
 
 impl WriteTx {
+    /// Whether a machine with this id is registered.
+    pub async fn vm_exists(&mut self, id: &str) -> Result<bool> {
+        let n: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM vms WHERE tenant = $1 AND id = $2")
+            .bind(&*self.tenant)
+            .bind(id)
+            .fetch_one(&mut *self.tx)
+            .await?;
+        Ok(n > 0)
+    }
+
+    /// The id of a machine with this name, where there is one.
+    pub async fn vm_named(&mut self, name: &str) -> Result<Option<String>> {
+        Ok(
+            sqlx::query_scalar("SELECT id FROM vms WHERE tenant = $1 AND name = $2 LIMIT 1")
+                .bind(&*self.tenant)
+                .bind(name)
+                .fetch_optional(&mut *self.tx)
+                .await?,
+        )
+    }
+
     /// Adds a machine.
     pub async fn insert_vm(&mut self, row: &VmRow) -> Result<()> {
         sqlx::query(
@@ -105,12 +126,12 @@ impl WriteTx {
         Ok(())
     }
 
-    /// Adds a disk, where there is none of this number: what is known of one stays as it is until a
-    /// point of it is sealed.
-    pub async fn insert_vm_disk_if_new(&mut self, row: &VmDiskRow) -> Result<()> {
+    /// Adds a disk that a job has to do with, where there is none of this number: what is known of
+    /// one stays as it is until a point of it is sealed.
+    pub async fn insert_vm_disk_if_new(&mut self, row: &VmDiskRow, job: &str) -> Result<()> {
         sqlx::query(
-            "INSERT INTO vm_disks (tenant, vm_id, disk_id, device_key, size_bytes, source)
-             VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO vm_disks (tenant, vm_id, disk_id, device_key, size_bytes, source, bound_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (tenant, vm_id, disk_id) DO NOTHING",
         )
         .bind(&*self.tenant)
@@ -119,18 +140,21 @@ impl WriteTx {
         .bind(&row.device_key)
         .bind(db(row.size_bytes))
         .bind(&row.source)
+        .bind(job)
         .execute(&mut *self.tx)
         .await?;
         Ok(())
     }
 
-    /// Adds a disk, or sets size and source of one that is there. The identity never changes.
+    /// Adds a disk, or sets size and source of one that is there. The identity never
+    /// changes, and is bound for good from now on.
     pub async fn upsert_vm_disk(&mut self, row: &VmDiskRow) -> Result<()> {
         sqlx::query(
             "INSERT INTO vm_disks (tenant, vm_id, disk_id, device_key, size_bytes, source)
              VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (tenant, vm_id, disk_id)
-             DO UPDATE SET size_bytes = excluded.size_bytes, source = excluded.source",
+             DO UPDATE SET size_bytes = excluded.size_bytes, source = excluded.source,
+                 bound_by = NULL",
         )
         .bind(&*self.tenant)
         .bind(&row.vm_id)

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Time;
+use super::{ImageFormat, Time};
 
 /// The kind of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -205,6 +205,10 @@ pub struct StartBackup {
     /// Make a full where the wanted kind is not possible, instead of refusing.
     #[serde(default)]
     pub allow_full: bool,
+    /// Bytes of a cluster of the images: a power of two, 65536 to 2097152; 65536 where it is left
+    /// out. Each point of a chain may have its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<u64>,
     /// The disks; all that are registered where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disks: Option<Vec<StartDisk>>,
@@ -225,6 +229,10 @@ pub struct StartDisk {
     /// `push`, `file:PATH` or `nbd:...`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// `raw`: the source's bytes are the disk, even where they look like an image in a format of
+    /// its own, which is refused otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_format: Option<ImageFormat>,
     /// A push full of which unsent ranges are zero: nothing is known about them otherwise.
     #[serde(default)]
     pub sparse: bool,
@@ -315,6 +323,10 @@ pub struct Backup {
     /// Whether the repository no longer holds its files.
     #[serde(default)]
     pub missing: bool,
+    /// What is known to be wrong with its files: what the last verification found, or the last
+    /// start of the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
 }
 
 /// One disk of a [`Backup`].
@@ -324,6 +336,9 @@ pub struct BackupDisk {
     pub disk_id: u32,
     /// Its exact size in bytes.
     pub size_bytes: u64,
+    /// Bytes of a cluster of its image.
+    #[serde(default)]
+    pub cluster_size: u64,
     /// The identity that the number is bound to.
     pub device_key: String,
     /// What is done for this disk.

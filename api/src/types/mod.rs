@@ -22,6 +22,8 @@ pub use problem::{Code, Problem};
 pub use restore::{
     ImageFormat, RestoreDisk, RestoreExport, RestoreExportList, RestoreExportRequest,
 };
-pub use server::{Export, ExportList, Health, Reload, Repository, RepositoryList};
+pub use server::{
+    Export, ExportList, Health, Quarantine, QuarantineItem, Reload, Repository, RepositoryList,
+};
 pub use time::Time;
 pub use vm::{NewVm, NewVmDisk, Vm, VmDisk, VmList};

@@ -2,13 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Time;
+use super::{BackupType, Time};
 
 /// `GET /health`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// `ok`.
+    /// `ok`; `degraded` where there are problems.
     pub status: String,
+    /// What a person should look at. Names nothing: everybody may read it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
     /// The daemon's version.
     pub version: String,
     /// The commit that it was built from, where the build knew.
@@ -50,6 +53,42 @@ pub struct RepositoryList {
     pub repositories: Vec<Repository>,
 }
 
+/// `GET /repositories/{name}/quarantine`: finished files that no restore point names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// The repository.
+    pub repository: String,
+    /// What lies there, by machine, disk and name.
+    pub finds: Vec<QuarantineItem>,
+}
+
+/// A disk of a backup in quarantine, or a file there of which nobody knows more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineItem {
+    /// The backup that it was; none where no sidecar says so.
+    pub backup_id: Option<String>,
+    /// The machine.
+    pub vm_id: String,
+    /// What the machine was called then.
+    pub vm_name: Option<String>,
+    /// The disk.
+    pub disk_id: u32,
+    /// What it was.
+    pub backup_type: Option<BackupType>,
+    /// The disk's size in bytes.
+    pub size_bytes: Option<u64>,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// What it was built on.
+    pub parent_backup_id: Option<String>,
+    /// Where it is, relative to the repository.
+    pub locator: String,
+    /// Whether its backup becomes a restore point by `adopt`, if its bytes are what was sealed.
+    pub adoptable: bool,
+    /// Why not.
+    pub why_not: Option<String>,
+}
+
 /// A declared NBD export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Export {
@@ -79,6 +118,9 @@ pub struct Reload {
     pub changed: Vec<String>,
     /// Exports that stayed as they are.
     pub unchanged: u64,
+    /// Whether the certificates of the NBD port were read again; new connections see those.
+    #[serde(default)]
+    pub certificates: bool,
     /// Exports to which the files' word could not be applied, and why.
     #[serde(default)]
     pub refused: Vec<String>,

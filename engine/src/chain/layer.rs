@@ -29,6 +29,9 @@ pub struct LayerSource {
     pub format: LayerFormat,
     /// How messages name it.
     pub name: String,
+    /// The disk's exact size in bytes, where it is known: a header says whole sectors. Above what
+    /// the image holds it means nothing.
+    pub disk: Option<u64>,
 }
 
 impl LayerSource {
@@ -38,6 +41,16 @@ impl LayerSource {
             file,
             format: LayerFormat::Qcow2,
             name: name.into(),
+            disk: None,
+        }
+    }
+
+    /// With the disk's exact size in bytes.
+    #[must_use]
+    pub fn with_disk(self, bytes: u64) -> Self {
+        Self {
+            disk: Some(bytes),
+            ..self
         }
     }
 
@@ -47,6 +60,7 @@ impl LayerSource {
             file,
             format: LayerFormat::Raw,
             name: name.into(),
+            disk: None,
         }
     }
 }
@@ -79,7 +93,12 @@ impl fmt::Debug for Layer {
 impl Layer {
     /// Reads header and L1 table.
     pub(super) fn open(source: LayerSource, policy: &OpenPolicy) -> Result<Self> {
-        let LayerSource { file, format, name } = source;
+        let LayerSource {
+            file,
+            format,
+            name,
+            disk,
+        } = source;
         let len = file.len().map_err(|e| Error::io(name.clone(), e))?;
         let image = match format {
             LayerFormat::Raw => None,
@@ -99,6 +118,7 @@ impl Layer {
             }
         };
         let size = image.as_ref().map_or(len, Image::virtual_size);
+        let size = disk.map_or(size, |disk| disk.min(size));
         Ok(Self {
             name,
             file,

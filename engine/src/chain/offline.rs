@@ -2,7 +2,7 @@
 //!
 //! The first image is named by the operator. A backing name is followed only where it is relative
 //! and stays beneath that image's directory (opened without following links), or where the
-//! operator allowed its very path. Formats come from the image's own header, never from content;
+//! operator allowed its path or a directory above it, which no link leads out of. Formats come from the image's own header, never from content;
 //! a backing file without a stated format is refused. Loops and depth are bounded.
 
 #[cfg(test)]
@@ -28,7 +28,8 @@ pub enum Follow {
     /// Relative names beneath the first image's directory, and these paths.
     #[default]
     Beneath,
-    /// As `Beneath`, and any backing file whose resolved path lies beneath one of these.
+    /// As `Beneath`, and any backing file that is one of these or lies beneath one. What these are
+    /// is the operator's word; behind them no link is followed.
     Allow(Vec<PathBuf>),
     /// None: what the first image does not hold reads as zero.
     Never,
@@ -72,10 +73,17 @@ pub fn open(
         let file = match &step {
             Step::Named(path) => opener.open(path),
             Step::Beneath(name) => opener.open_beneath(&root, name),
+            Step::Allowed { entry, rest, .. } if rest.is_empty() => opener.open(entry),
+            Step::Allowed { entry, rest, .. } => opener.open_beneath(entry, rest),
         };
         let name = full.display().to_string();
         let file = file.map_err(|e| Error::io(name.clone(), e))?;
-        let source = LayerSource { file, format, name };
+        let source = LayerSource {
+            file,
+            format,
+            name,
+            disk: None,
+        };
         let layer = Layer::open(source, &options.policy)?;
         if !matches!(follow, Follow::Never) {
             next = backing(&layer, &step, &root, follow)?;
@@ -89,10 +97,16 @@ pub fn open(
 /// How a layer is reached.
 #[derive(Debug, Clone)]
 enum Step {
-    /// By a path that the operator named or allowed.
+    /// By a path that the operator named.
     Named(PathBuf),
     /// By a relative name beneath the first image's directory.
     Beneath(String),
+    /// Beneath a path that the operator allowed, or that path itself; and how it is called.
+    Allowed {
+        entry: PathBuf,
+        rest: String,
+        full: PathBuf,
+    },
 }
 
 impl Step {
@@ -100,6 +114,7 @@ impl Step {
         match self {
             Self::Named(path) => tidy(path),
             Self::Beneath(name) => tidy(&root.join(name)),
+            Self::Allowed { full, .. } => full.clone(),
         }
     }
 }
@@ -150,11 +165,9 @@ fn backing(
     let full = tidy(&base.join(name));
     if let Follow::Allow(allowed) = follow
         && !name.split('/').next().is_some_and(|s| s.contains(':'))
-        && allowed
-            .iter()
-            .any(|a| absolute(&full).starts_with(absolute(a)))
+        && let Some((entry, rest)) = covering(allowed, &full)
     {
-        return Ok(Some((Step::Named(full), format)));
+        return Ok(Some((Step::Allowed { entry, rest, full }, format)));
     }
     let shown: String = name.chars().take(200).collect();
     Err(denied(
@@ -172,6 +185,17 @@ fn denied(layer: &Layer, what: &str) -> Error {
         format!("the image names {what}"),
     );
     Error::with(ErrorKind::Unsupported, layer.name(), why)
+}
+
+/// The longest allowed path that covers `path`, and what lies behind it.
+fn covering(allowed: &[PathBuf], path: &Path) -> Option<(PathBuf, String)> {
+    let path = absolute(path);
+    let beneath = |entry: &PathBuf| {
+        let rest = path.strip_prefix(absolute(entry)).ok()?;
+        Some((entry.clone(), rest.to_str()?.to_owned()))
+    };
+    let entries = allowed.iter().filter_map(beneath);
+    entries.min_by_key(|(_, rest)| rest.len())
 }
 
 /// For comparing what the operator wrote in one way with what he wrote in another.

@@ -93,10 +93,9 @@ fn model(layers: &[(u64, Vec<Say>)]) -> Vec<u8> {
 
 fn open(layers: &[(u64, Vec<Say>)]) -> Arc<Chain> {
     let bottom = layers.len() - 1;
-    let files = layers
-        .iter()
-        .enumerate()
-        .map(|(i, (size, says))| image(*size, i != bottom, says));
+    let files = layers.iter().enumerate().map(|(i, (size, says))| {
+        LayerSource::from(image(*size, i != bottom, says)).with_disk(*size)
+    });
     Chain::open(files, ChainOptions::default()).unwrap()
 }
 

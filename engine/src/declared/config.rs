@@ -1,6 +1,6 @@
 //! Reads a configuration with its `includedir` into a list of exports: all or nothing.
 //!
-//! No disk is opened here; see `validate`.
+//! No disk is opened here; see `plan`.
 
 use std::collections::HashMap;
 use std::fs;

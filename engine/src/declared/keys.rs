@@ -188,7 +188,8 @@ pub(super) fn export(
                 ),
             },
             "description" => d.description = Some(key.value.clone()),
-            "filesize" => d.filesize = number(file, key, found),
+            // As nbd-server has it, 0 stands for the disk's own size.
+            "filesize" => d.filesize = number(file, key, found).filter(|n| *n > 0),
             "maxconnections" => {
                 d.maxconnections = number(file, key, found)
                     .filter(|n| *n > 0)

@@ -4,9 +4,11 @@
 //! files are the operator's word: their paths are opened as they are.
 
 mod config;
+mod disks;
 mod ini;
 mod keys;
 mod open;
+mod plan;
 mod reload;
 mod rules;
 #[cfg(test)]

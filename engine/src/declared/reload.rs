@@ -1,20 +1,24 @@
 //! Bringing the registry to what the files declare.
 //!
-//! Parse all; then validate all, each new disk opened and locked; any problem so far changes
-//! nothing. Then apply: what is gone drains, what changed is replaced where nobody uses it, what is
-//! new appears. What cannot be applied to one export (it is in use, it still drains) is refused for
-//! that export alone, with a reason that stays to be asked for until a reload succeeds.
+//! Parse all; then validate all, what is new and what changed, each disk opened and locked where
+//! nothing of ours is in the way; any problem so far changes nothing. Then apply: what is gone
+//! drains, what changed is replaced where nobody uses it, what is new appears. What cannot be
+//! applied to one export for who uses it or its disk now (it is in use, it still drains, another
+//! process took the disk) is refused for that export alone, with a reason that stays to be asked
+//! for until a reload succeeds; the old one goes on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sendense_nbd::registry::{Entry, Removal};
+use sendense_nbd::registry::{Entry, Removal, RemoveError};
 
 use super::config::{self, Configuration};
+use super::disks::{DiskId, OpenDisks};
 use super::ini::Problem;
-use super::keys::{Declared, DeclaredFormat};
-use super::open::{self, OpenDisks, Opened};
+use super::keys::Declared;
+use super::open::{self, Opened, Prepared};
+use super::plan::{Plan, Reopened};
 use super::rules::{self, Rule};
 use crate::plane::ExportRegistry;
 
@@ -31,12 +35,14 @@ struct State {
     live: BTreeMap<String, Live>,
     refused: BTreeMap<String, String>,
     failed: Vec<Problem>,
+    disks: OpenDisks,
 }
 
+/// An export as it is served.
 #[derive(Debug)]
-struct Live {
-    declared: Declared,
-    opened: Opened,
+pub(super) struct Live {
+    pub(super) declared: Declared,
+    pub(super) opened: Opened,
 }
 
 /// What a reload did.
@@ -120,7 +126,12 @@ impl DeclaredExports {
         state: &mut State,
         wanted: Configuration,
     ) -> Result<ReloadReport, Vec<Problem>> {
-        let plan = self.plan(state, wanted.exports)?;
+        let plan = Plan::make(
+            &self.registry,
+            &state.live,
+            &mut state.disks,
+            wanted.exports,
+        )?;
         let mut report = ReloadReport {
             unchanged: plan.same,
             notes: wanted.notes,
@@ -133,107 +144,105 @@ impl DeclaredExports {
             state.live.remove(&name);
             report.removed.push(name);
         }
-        for declared in plan.changed {
+        for (declared, opened) in plan.changed {
             let name = declared.name.clone();
-            match self.replace(state, declared, &plan.writers) {
+            match self.replace(state, declared, opened) {
                 Ok(()) => report.changed.push(name),
                 Err(why) => report.refused.push((name, why)),
             }
         }
-        for (declared, opened) in plan.new {
+        for (_, exports) in plan.reopened {
+            self.reopen(state, exports, &plan.writers, &mut report);
+        }
+        for (declared, prepared) in plan.new {
             let name = declared.name.clone();
-            match self.declare(state, declared, opened) {
+            let opened = match prepared {
+                Prepared::Ready(opened) => Ok(opened),
+                Prepared::Later(_) => {
+                    let writable = Plan::writes(&plan.writers, &declared);
+                    open::open(&declared, &mut state.disks, writable)
+                }
+            };
+            match opened.and_then(|opened| self.declare(state, declared, opened)) {
                 Ok(()) => report.added.push(name),
                 Err(why) => report.refused.push((name, why)),
             }
         }
+        report.changed.sort();
         state.refused = report.refused.iter().cloned().collect();
         Ok(report)
     }
 
-    /// Compares, and opens what is new. Nothing is changed.
-    fn plan(&self, state: &State, wanted: Vec<Declared>) -> Result<Plan, Vec<Problem>> {
-        let mut plan = Plan {
-            writers: writers(&wanted),
-            ..Plan::default()
-        };
-        let mut disks = state.disks();
-        let mut problems = Vec::new();
-        let names: Vec<String> = wanted.iter().map(|d| d.name.clone()).collect();
-        plan.gone = state
-            .live
-            .keys()
-            .filter(|n| !names.contains(n))
-            .cloned()
-            .collect();
-        for declared in wanted {
-            let mut problem = |text: String| {
-                problems.push(Problem {
-                    file: declared.file.clone(),
-                    line: declared.line,
-                    text: format!("[{}]: {text}", declared.name),
-                });
-            };
-            match state.live.get(&declared.name) {
-                Some(live) if same(&live.declared, &declared) => plan.same += 1,
-                Some(_) => {
-                    if let Err(why) = look(&declared) {
-                        problem(why);
-                    }
-                    plan.changed.push(declared);
-                }
-                None if self.registry.get(&declared.name).is_some() => {
-                    problem("an export of this name exists that no file declares".into());
-                }
-                None => {
-                    let writable = plan.writers.get(&declared.path).copied().unwrap_or(false);
-                    match open::open(&declared, &mut disks, writable) {
-                        Ok(opened) => plan.new.push((declared, opened)),
-                        Err(why) => problem(why),
-                    }
-                }
-            }
-        }
-        if problems.is_empty() {
-            Ok(plan)
-        } else {
-            Err(problems)
+    /// Takes an export away where nobody uses it.
+    fn take(&self, state: &mut State, name: &str) -> Result<Option<Live>, String> {
+        match self.registry.remove(name, Removal::Safe) {
+            // An export that somebody else took away is not in use, either.
+            Ok(_) | Err(RemoveError::Unknown) => Ok(state.live.remove(name)),
+            Err(e) => Err(format!("its settings were changed, but {e}")),
         }
     }
 
-    /// Takes the old one away where nobody uses it, and puts the new one there; where that fails,
-    /// the old one is back.
-    fn replace(
-        &self,
-        state: &mut State,
-        declared: Declared,
-        writers: &HashMap<String, bool>,
-    ) -> Result<(), String> {
-        let name = declared.name.clone();
-        self.registry
-            .remove(&name, Removal::Safe)
-            .map_err(|e| format!("its settings were changed, but {e}"))?;
-        let old = state.live.remove(&name).map(|old| old.declared);
-        // The old disk is closed and unlocked now, unless another export shares it.
-        let mut disks = state.disks();
-        let writable = writers.get(&declared.path).copied().unwrap_or(false);
-        let new = open::open(&declared, &mut disks, writable)
-            .and_then(|opened| self.declare(state, declared, opened));
-        let Err(why) = new else {
+    /// Puts the new one, which is open, in the place of the old one where nobody uses that.
+    fn replace(&self, state: &mut State, declared: Declared, opened: Opened) -> Result<(), String> {
+        let old = self.take(state, &declared.name)?;
+        let Err(why) = self.declare(state, declared, opened) else {
             return Ok(());
         };
-        let Some(old) = old else {
-            return Err(why);
-        };
-        let writable = !old.readonly;
-        match open::open(&old, &mut state.disks(), writable)
-            .and_then(|opened| self.declare(state, old, opened))
-        {
-            Ok(()) => Err(why),
-            Err(lost) => Err(format!(
-                "{why}; the old one could not be opened again: {lost}"
-            )),
+        if let Some(old) = old {
+            // It was never closed.
+            self.declare(state, old.declared, old.opened)
+                .map_err(|lost| format!("{why}; the old one did not come back: {lost}"))?;
         }
+        Err(why)
+    }
+
+    /// Closes exports of one disk that nobody uses, and opens them anew; those for which that
+    /// fails are opened again as they were.
+    fn reopen(
+        &self,
+        state: &mut State,
+        exports: Vec<Reopened>,
+        writers: &HashMap<DiskId, bool>,
+        report: &mut ReloadReport,
+    ) {
+        let mut closed = Vec::new();
+        for export in exports {
+            match self.take(state, &export.declared.name) {
+                // Dropping what was open closes and unlocks it.
+                Ok(old) => closed.push((export, old.map(|old| old.declared))),
+                Err(_) if export.same => {}
+                Err(why) => report.refused.push((export.declared.name, why)),
+            }
+        }
+        let mut failed = Vec::new();
+        for (Reopened { declared, same }, old) in closed {
+            let name = declared.name.clone();
+            let writable = Plan::writes(writers, &declared);
+            match self.open(state, declared, writable) {
+                Ok(()) if same => {}
+                Ok(()) => report.changed.push(name),
+                Err(why) => failed.push((name, same, old, why)),
+            }
+        }
+        for (name, same, old, why) in failed {
+            let back = old.map_or(Ok(()), |old| {
+                let writable = !old.readonly;
+                self.open(state, old, writable)
+            });
+            match back {
+                Ok(()) if same => {}
+                Ok(()) => report.refused.push((name, why)),
+                Err(lost) => {
+                    let why = format!("{why}; the old one could not be opened again: {lost}");
+                    report.refused.push((name, why));
+                }
+            }
+        }
+    }
+
+    fn open(&self, state: &mut State, declared: Declared, writable: bool) -> Result<(), String> {
+        let opened = open::open(&declared, &mut state.disks, writable)?;
+        self.declare(state, declared, opened)
     }
 
     fn declare(&self, state: &mut State, declared: Declared, opened: Opened) -> Result<(), String> {
@@ -259,54 +268,4 @@ impl DeclaredExports {
             .insert(declared.name.clone(), Live { declared, opened });
         Ok(())
     }
-}
-
-impl State {
-    /// The raw disks that are served.
-    fn disks(&self) -> OpenDisks {
-        let mut disks = OpenDisks::default();
-        for live in self.live.values() {
-            if let Some((file, writable)) = &live.opened.disk {
-                disks.keep(&live.declared.path, file.clone(), *writable);
-            }
-        }
-        disks
-    }
-}
-
-/// What a reload is going to do.
-#[derive(Debug, Default)]
-struct Plan {
-    same: usize,
-    gone: Vec<String>,
-    changed: Vec<Declared>,
-    new: Vec<(Declared, Opened)>,
-    /// For each raw disk, whether any export of it writes.
-    writers: HashMap<String, bool>,
-}
-
-fn writers(wanted: &[Declared]) -> HashMap<String, bool> {
-    let mut writers = HashMap::new();
-    for d in wanted.iter().filter(|d| d.format == DeclaredFormat::Raw) {
-        *writers.entry(d.path.clone()).or_insert(false) |= !d.readonly;
-    }
-    writers
-}
-
-/// Whether what is served would be the same; where it is written down does not matter.
-fn same(a: &Declared, b: &Declared) -> bool {
-    let plain = |d: &Declared| Declared {
-        file: String::new(),
-        line: 0,
-        format_stated: false,
-        ..d.clone()
-    };
-    plain(a) == plain(b)
-}
-
-/// What can be said about a changed declaration without a lock that its old self may hold.
-fn look(d: &Declared) -> Result<(), String> {
-    std::fs::metadata(&d.path)
-        .map(drop)
-        .map_err(|e| format!("{}: {e}", d.path))
 }

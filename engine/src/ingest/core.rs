@@ -14,6 +14,7 @@ use sendense_nbd::NbdError;
 use super::ahead::Ahead;
 use super::checksums::Checksums;
 use super::coverage::Coverage;
+use super::failed::Moment;
 use super::flush::Rounds;
 use super::gate::Gate;
 use super::held::Held;
@@ -61,6 +62,13 @@ pub(super) struct Core {
     pub(super) sealing: tokio::sync::Mutex<Sealing>,
 }
 
+/// A change that has begun.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Change {
+    range: GuestRange,
+    begun: Moment,
+}
+
 /// A request cut at the borders of clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cut {
@@ -72,36 +80,54 @@ pub(super) struct Cut {
 
 impl Core {
     /// Begins a change of `range`; a refusal is remembered, so that the range is asked for again.
-    pub(super) fn begin(&self, at: u64, len: u64) -> Result<(Active<'_>, GuestRange), NbdError> {
+    pub(super) fn begin(&self, at: u64, len: u64) -> Result<(Active<'_>, Change), NbdError> {
         let range = GuestRange::new(at, len).filter(|r| r.end().get() <= self.size);
         let range = range.ok_or(NbdError::Invalid)?;
         let refusal = match self.life.begin() {
-            Ok(active) if lock(&self.coverage).has_room(range) => return Ok((active, range)),
-            Ok(_) => NbdError::NoMemory,
+            Ok(active) => {
+                let admitted = lock(&self.coverage).admit(range);
+                if let Some(begun) = admitted {
+                    return Ok((active, Change { range, begun }));
+                }
+                NbdError::NoMemory
+            }
             Err(e) => e,
         };
-        if refusal == NbdError::Shutdown {
-            lock(&self.coverage).refuse(range);
-            // Thawed in between: whoever comes second takes it over.
-            if self.life.phase() == Phase::Open {
-                lock(&self.coverage).thaw();
-            }
-        } else {
-            lock(&self.coverage).fail(range);
-        }
+        self.not_taken(range, refusal == NbdError::Shutdown);
         Err(refusal)
+    }
+
+    /// A change that was asked for and never came, of a range that nobody checked.
+    pub(super) fn refused(&self, at: u64, len: u64) {
+        let range = GuestRange::between(at, at.saturating_add(len).min(self.size));
+        if !range.is_empty() {
+            self.not_taken(range, self.life.phase() != Phase::Open);
+        }
+    }
+
+    /// Remembers what has to be sent again; while it is frozen, only if it opens once more.
+    fn not_taken(&self, range: GuestRange, frozen: bool) {
+        if !frozen {
+            lock(&self.coverage).fail(range);
+            return;
+        }
+        lock(&self.coverage).refuse(range);
+        // Thawed in between: whoever comes second takes it over.
+        if self.life.phase() == Phase::Open {
+            lock(&self.coverage).thaw();
+        }
     }
 
     /// Ends a change.
     pub(super) fn finish(
         &self,
-        range: GuestRange,
+        change: Change,
         result: Result<(), NbdError>,
     ) -> Result<(), NbdError> {
         let mut coverage = lock(&self.coverage);
         match result {
-            Ok(()) => coverage.cover(range),
-            Err(_) => coverage.fail(range),
+            Ok(()) => coverage.cover(change.range, change.begun),
+            Err(_) => coverage.fail(change.range),
         }
         result
     }

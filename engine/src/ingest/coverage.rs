@@ -5,13 +5,13 @@
 
 use sendense_formats::{ChangeList, ClusterSize, GuestRange, RangeSet};
 
+use super::failed::{Failed, MAX_FAILED, Moment};
+
 /// Clusters in one block of bits.
 const BLOCK: u64 = 1 << 15;
 const WORDS: usize = 1 << 9;
 /// Byte ranges within broken clusters that are kept at most; more is refused.
 const MAX_FRAGMENTS: usize = 1 << 21;
-/// Failed ranges that are kept at most; more are taken together, which only asks for more.
-const MAX_FAILED: usize = 1 << 16;
 /// Missing ranges that are looked at one by one.
 const MAX_MISSING: usize = 1 << 12;
 /// Missing ranges that are named.
@@ -54,7 +54,7 @@ pub(super) struct Coverage {
     /// Clusters whose bit is set.
     whole: u64,
     fragments: RangeSet,
-    failed: RangeSet,
+    failed: Failed,
     /// Refused while frozen: counts as failed once the disk is open again.
     late: RangeSet,
 }
@@ -73,7 +73,7 @@ impl Coverage {
             blocks,
             whole: 0,
             fragments: RangeSet::new(),
-            failed: RangeSet::new(),
+            failed: Failed::default(),
             late: RangeSet::new(),
         }
     }
@@ -87,9 +87,15 @@ impl Coverage {
         untouched
     }
 
+    /// Admits a change of a range, and tells the moment of its beginning; `None` where there is no
+    /// room for it.
+    pub(super) fn admit(&self, range: GuestRange) -> Option<Moment> {
+        self.has_room(range).then(|| self.failed.moment())
+    }
+
     /// Whether a range may be taken in. Once too many broken clusters are kept, only what breaks
     /// no further one.
-    pub(super) fn has_room(&self, range: GuestRange) -> bool {
+    fn has_room(&self, range: GuestRange) -> bool {
         if self.fragments.len() + 2 <= MAX_FRAGMENTS {
             return true;
         }
@@ -110,9 +116,9 @@ impl Coverage {
         self.whole * self.cluster.bytes() - short + self.fragments.total()
     }
 
-    /// A range was sent, and is taken in whatever happens later.
-    pub(super) fn cover(&mut self, range: GuestRange) {
-        self.failed.remove(range);
+    /// A range was sent by a change that began then, and is taken in whatever happens later.
+    pub(super) fn cover(&mut self, range: GuestRange, begun: Moment) {
+        self.failed.make_good(range, begun);
         let (start, end) = (range.start().get(), range.end().get().min(self.size));
         if start >= end {
             return;
@@ -152,9 +158,9 @@ impl Coverage {
         }
     }
 
-    /// A range was answered with an error.
+    /// A range was answered with an error, or cut off.
     pub(super) fn fail(&mut self, range: GuestRange) {
-        insert_bounded(&mut self.failed, range);
+        self.failed.insert(range);
     }
 
     /// A range was refused because the disk is frozen.
@@ -165,7 +171,7 @@ impl Coverage {
     /// The disk is open again.
     pub(super) fn thaw(&mut self) {
         for range in std::mem::take(&mut self.late).iter() {
-            insert_bounded(&mut self.failed, range);
+            self.failed.insert(range);
         }
     }
 
@@ -340,17 +346,22 @@ mod tests {
         Coverage::new(rule, ClusterSize::from_bits(9).unwrap(), size)
     }
 
+    fn cover(c: &mut Coverage, range: GuestRange) {
+        let begun = c.admit(range).unwrap();
+        c.cover(range, begun);
+    }
+
     #[test]
     fn a_failed_range_must_come_again_under_every_rule() {
         for rule in [CoverageRule::Free, CoverageRule::Whole] {
             let mut c = coverage(rule, 5000);
-            c.cover(r(0, 5000));
+            cover(&mut c, r(0, 5000));
             assert_eq!(c.missing(), None);
             c.fail(r(100, 50));
             assert_eq!(c.missing().unwrap().first, [r(100, 50)]);
-            c.cover(r(90, 30));
+            cover(&mut c, r(90, 30));
             assert_eq!(c.missing().unwrap().first, [r(120, 30)]);
-            c.cover(r(120, 30));
+            cover(&mut c, r(120, 30));
             assert_eq!(c.missing(), None);
             c.refuse(r(7, 1));
             assert_eq!(c.missing(), None);
@@ -364,11 +375,11 @@ mod tests {
         let list = ChangeList::from_unsorted([r(1000, 24), r(3000, 4000)]);
         let mut c = coverage(CoverageRule::Declared(list), 5000);
         assert_eq!(c.missing().unwrap().first, [r(1000, 24), r(3000, 2000)]);
-        c.cover(r(1000, 24));
-        c.cover(r(3000, 1500));
+        cover(&mut c, r(1000, 24));
+        cover(&mut c, r(3000, 1500));
         assert_eq!(c.missing().unwrap().first, [r(4500, 500)]);
         assert!(!c.set_rule(CoverageRule::Free));
-        c.cover(r(4400, 600));
+        cover(&mut c, r(4400, 600));
         assert_eq!(c.missing(), None);
     }
 
@@ -376,7 +387,7 @@ mod tests {
     fn many_missing_ranges_are_counted_not_named() {
         let mut c = coverage(CoverageRule::Whole, 1 << 20);
         for i in 0..200 {
-            c.cover(r(i * 4096, 2048));
+            cover(&mut c, r(i * 4096, 2048));
         }
         let missing = c.missing().unwrap();
         assert_eq!((missing.first.len(), missing.more), (64, 136));
@@ -385,7 +396,7 @@ mod tests {
     #[test]
     fn a_huge_disk_covered_at_once_takes_no_memory() {
         let mut c = coverage(CoverageRule::Whole, 1 << 44);
-        c.cover(r(0, 1 << 44));
+        cover(&mut c, r(0, 1 << 44));
         assert_eq!(c.total(), 1 << 44);
         assert!(c.blocks.iter().all(|b| matches!(b, Block::Full)));
     }
@@ -399,7 +410,7 @@ mod tests {
                 let start = if edge { start / 512 * 512 } else { start }.min(size - 1);
                 let len = if edge { len.next_multiple_of(512) } else { len }.min(size - start);
                 bits[start..start + len].fill(true);
-                c.cover(r(start as u64, len as u64));
+                cover(&mut c, r(start as u64, len as u64));
                 prop_assert_eq!(c.total(), bits.iter().filter(|b| **b).count() as u64);
                 let mut seen = vec![true; size];
                 if let Some(missing) = c.missing() {

@@ -86,6 +86,10 @@ impl DynExport for Connection {
         Box::pin(Detached::new(async move { core.flush(&io).await }))
     }
 
+    fn refused(&self, at: u64, len: u64) {
+        self.core.refused(at, len);
+    }
+
     fn block_status(
         &self,
         _context: usize,

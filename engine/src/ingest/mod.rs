@@ -21,6 +21,7 @@ mod core;
 mod coverage;
 mod detach;
 mod export;
+mod failed;
 mod flush;
 mod gate;
 mod held;
@@ -204,10 +205,12 @@ impl Ingest {
         self.core.life.enter(Phase::Aborted);
     }
 
-    /// Waits until nothing touches the file any more; after [`freeze`](Self::freeze) or
-    /// [`abort`](Self::abort).
+    /// Waits until nothing touches the file any more, a seal that runs included; after
+    /// [`freeze`](Self::freeze) or [`abort`](Self::abort).
     pub async fn drained(&self) {
         self.core.life.drained().await;
+        // Held by a seal from its first step to its last.
+        drop(self.core.sealing.lock().await);
         self.core.ahead.stop().await;
     }
 }

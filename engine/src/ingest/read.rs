@@ -12,6 +12,9 @@ use crate::pool::IoBuf;
 
 /// `base:allocation`: a hole that reads as zero.
 const HOLE_AND_ZERO: u32 = 3;
+/// Guest bytes that one BLOCK_STATUS looks at: walking the slots of a disk of many TiB would hold
+/// up the thread. A client asks on from where the reply ends.
+const LOOK: u64 = 64 << 30;
 
 impl Core {
     pub(super) async fn read(&self, io: &Io, at: u64, buf: IoBuf) -> Done<IoBuf> {
@@ -102,12 +105,14 @@ impl Core {
         out
     }
 
-    /// Reads one run of data, from the file or from the parent, into a buffer of its length.
+    /// Reads one run of data, from the file or from the parent, into a buffer of its length. Data of
+    /// ours that cannot be read poisons: nobody would know it from sound data once it is sealed.
     async fn fetch(&self, io: &Io, map: Mapping, buf: IoBuf) -> (IoBuf, Result<(), NbdError>) {
         match (map.target, &self.parent) {
             (Target::Data { host }, _) => {
                 let (buf, result) = self.file.read_at(io, host.get(), buf).await;
-                (buf, result.map_err(|_| NbdError::Io))
+                let poison = |e| self.life.poison(self.doing("reading back data"), &e);
+                (buf, result.map_err(poison))
             }
             (Target::Unallocated, Some(parent)) => {
                 let at = map.range.start().get();
@@ -128,6 +133,7 @@ impl Core {
         self.life.readable()?;
         let range = GuestRange::new(at, len).filter(|r| r.end().get() <= self.size);
         let range = range.ok_or(NbdError::Invalid)?;
+        let range = range.intersect(GuestRange::between(at, at.saturating_add(LOOK)));
         let bits = self.cluster.bits();
         let first = at >> bits;
         let held = self

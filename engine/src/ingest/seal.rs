@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use sendense_formats::qcow2::{Counts, OpenPolicy, OpenStep, Opener, Seal};
+use sendense_formats::qcow2::{Counts, OpenPolicy, OpenStep, Opener, Seal, image_size};
 use sendense_formats::{ClusterSize, HostOffset};
 
 use super::checksums::Checksums;
@@ -31,7 +31,7 @@ const PARALLEL: usize = 4;
 pub struct Prepared {
     /// The exact length of the file.
     pub file_len: u64,
-    /// The disk's size in bytes.
+    /// The disk's exact size in bytes; the image's header says whole sectors.
     pub virtual_size: u64,
     /// The cluster size.
     pub cluster: ClusterSize,
@@ -222,7 +222,7 @@ impl Core {
                 OpenStep::Done(image) => break image,
             }
         };
-        if image.virtual_size() != self.size || image.cluster() != self.cluster {
+        if image.virtual_size() != image_size(self.size) || image.cluster() != self.cluster {
             return Err(wrong("the header reads back as another disk's".to_owned()));
         }
         let first = self.get(io, 0, header.len()).await?;

@@ -111,6 +111,82 @@ fn what_was_refused_while_frozen_must_come_again() {
     });
 }
 
+/// The ranges for which a seal is refused.
+async fn asked_for_again(rig: &Rig) -> Vec<GuestRange> {
+    match rig.seal().await.unwrap_err().kind {
+        ErrorKind::IncompleteCoverage { missing, more: 0 } => missing,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_the_session_refused_must_come_again() {
+    block_on(async {
+        let rig = Rig::full(2 * CLUSTER);
+        let disk = rig.attach();
+        disk.write(0, pattern(1, 2 * 65536)).await.unwrap();
+        disk.refused(512, 100);
+        // Behind the end there is nothing to lack.
+        disk.refused(2 * CLUSTER - 10, u64::MAX);
+        disk.refused(2 * CLUSTER, 512);
+        disk.refused(u64::MAX, u64::MAX);
+        let lacks = [
+            GuestRange::between(512, 612),
+            GuestRange::between(2 * CLUSTER - 10, 2 * CLUSTER),
+        ];
+        assert_eq!(asked_for_again(&rig).await, lacks);
+        disk.write(512, vec![5; 100]).await.unwrap();
+        disk.zero(2 * CLUSTER - 10, 10).await.unwrap();
+        rig.seal().await.unwrap();
+        // Nothing is lacking of what is sealed.
+        disk.refused(0, 512);
+        rig.seal().await.unwrap();
+    });
+}
+
+#[test]
+fn what_the_session_refused_while_frozen_must_come_again_once_open() {
+    block_on(async {
+        let rig = Rig::full(2 * CLUSTER);
+        let list = ChangeList::from_unsorted([GuestRange::between(0, CLUSTER)]);
+        rig.ingest.set_changes(list).unwrap();
+        let disk = rig.attach();
+        rig.ingest.freeze().await.unwrap();
+        disk.refused(CLUSTER, 9);
+        assert_eq!(
+            asked_for_again(&rig).await,
+            [GuestRange::between(0, CLUSTER)]
+        );
+        disk.write(0, vec![1; 65536]).await.unwrap();
+        assert_eq!(
+            asked_for_again(&rig).await,
+            [GuestRange::between(CLUSTER, CLUSTER + 9)]
+        );
+        disk.write(CLUSTER, vec![1; 9]).await.unwrap();
+        rig.seal().await.unwrap();
+    });
+}
+
+#[test]
+fn what_was_in_flight_before_a_failure_does_not_make_it_good() {
+    block_on(async {
+        let rig = Rig::full(4 * CLUSTER);
+        let disk = rig.attach();
+        rig.directory.hold(OpKind::Write);
+        let mut older = Box::pin(disk.write(0, pattern(3, 65536)));
+        assert!(futures_util::poll!(older.as_mut()).is_pending());
+        disk.refused(512, 100);
+        let mut newer = Box::pin(disk.write(600, pattern(4, 500)));
+        assert!(futures_util::poll!(newer.as_mut()).is_pending());
+        rig.directory.release();
+        older.await.unwrap();
+        newer.await.unwrap();
+        assert_eq!(asked_for_again(&rig).await, [GuestRange::between(512, 600)]);
+        disk.write(512, vec![9; 88]).await.unwrap();
+        rig.seal().await.unwrap();
+    });
+}
+
 #[test]
 fn a_failed_write_poisons_with_its_own_error() {
     for (errno, expected) in [(libc::EIO, NbdError::Io), (libc::ENOSPC, NbdError::NoSpace)] {
@@ -133,6 +209,46 @@ fn a_failed_write_poisons_with_its_own_error() {
             rig.ingest.abort();
             rig.ingest.drained().await;
             assert!(rig.bytes()[..65536].iter().all(|b| *b == 0));
+        });
+    }
+}
+
+#[test]
+fn our_own_data_that_cannot_be_read_poisons() {
+    block_on(async {
+        let rig = Rig::full(8 * CLUSTER);
+        let disk = rig.attach();
+        disk.write(0, pattern(1, 65536)).await.unwrap();
+        rig.directory.fail(Fault::next(OpKind::Read));
+        assert_eq!(disk.read(0, 100).await, Err(NbdError::Io));
+        // The fault is over, and the cluster is still known to be lost.
+        assert!(rig.ingest.failure().is_some());
+        assert_eq!(disk.read(0, 100).await, Err(NbdError::Io));
+        let later = disk.write(CLUSTER, pattern(1, 65536)).await;
+        assert_eq!(later, Err(NbdError::Io));
+        assert!(rig.seal().await.is_err());
+    });
+}
+
+#[test]
+fn a_seal_that_is_cancelled_has_ended_before_the_file_may_go() {
+    for kind in [OpKind::Write, OpKind::Sync] {
+        block_on(async {
+            let rig = Rig::full(2 * CLUSTER);
+            let disk = rig.attach();
+            disk.write(0, pattern(1, 65536)).await.unwrap();
+            rig.directory.hold(kind);
+            let mut seal = Box::pin(rig.seal());
+            assert!(futures_util::poll!(seal.as_mut()).is_pending());
+            rig.ingest.abort();
+            let soon = std::time::Duration::from_millis(50);
+            let mut drained = Box::pin(rig.ingest.drained());
+            let early = tokio::time::timeout(soon, drained.as_mut()).await;
+            assert!(early.is_err(), "{kind:?}: the seal still has the file");
+            rig.directory.release();
+            let (sealed, ()) = futures_util::future::join(seal, drained).await;
+            assert_eq!(sealed.unwrap_err().kind, ErrorKind::WrongState);
+            assert!(rig.bytes()[..4] != *b"QFI\xfb");
         });
     }
 }
@@ -241,6 +357,20 @@ fn status_tells_holes_data_and_what_is_held() {
         assert_eq!(
             disk.status(100, CLUSTER).unwrap(),
             [(CLUSTER - 100, 3), (100, 0)]
+        );
+    });
+}
+
+#[test]
+fn status_of_a_huge_disk_looks_at_a_bounded_part() {
+    block_on(async {
+        let size = 8 << 40;
+        let rig = Rig::full(size);
+        let disk = rig.attach();
+        assert_eq!(disk.status(0, size).unwrap(), [(64 << 30, 3)]);
+        assert_eq!(
+            disk.status(size - (1 << 30), 1 << 30).unwrap(),
+            [(1 << 30, 3)]
         );
     });
 }

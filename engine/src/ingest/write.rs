@@ -28,7 +28,7 @@ struct Batch {
 impl Core {
     pub(super) async fn write(&self, io: &Io, at: u64, buf: IoBuf) -> Done<IoBuf> {
         let len = buf.len();
-        let (_active, range) = match self.begin(at, len as u64) {
+        let (_active, change) = match self.begin(at, len as u64) {
             Ok(begun) => begun,
             Err(e) => {
                 return Done {
@@ -41,7 +41,7 @@ impl Core {
         if result.is_ok() {
             self.count(&self.counters.transferred, len as u64);
         }
-        let result = self.finish(range, result);
+        let result = self.finish(change, result);
         Done { result, buf }
     }
 

@@ -12,12 +12,12 @@ use crate::io::Io;
 
 impl Core {
     pub(super) async fn zero(&self, io: &Io, at: u64, len: u64) -> Result<(), NbdError> {
-        let (_active, range) = self.begin(at, len)?;
+        let (_active, change) = self.begin(at, len)?;
         let result = self.zero_parts(io, at, at + len).await;
         if result.is_ok() {
             self.count(&self.counters.zero, len);
         }
-        self.finish(range, result)
+        self.finish(change, result)
     }
 
     async fn zero_parts(&self, io: &Io, at: u64, end: u64) -> Result<(), NbdError> {

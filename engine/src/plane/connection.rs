@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use sendense_nbd::registry::RefuseAll;
 use sendense_nbd::{
     ExportInfo, Exports, Listed, Peer, Refused, ServeConfig, ServeError, Summary, TlsMode, serve,
 };
@@ -25,6 +26,28 @@ enum Outcome {
     Served(Result<Summary, ServeError>),
     Cut(&'static str),
     Panicked(Box<dyn Any + Send>),
+}
+
+/// Tells a connection beyond the limit why it is not served. It has the time of the handshake to
+/// listen.
+pub(super) async fn refuse<S>(stream: S, peer: Peer, tls: TlsMode, shared: Arc<Shared>, io: Io)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let limit = shared.max_connections;
+    let reason = format!("the server is full: all of its {limit} connections are in use");
+    let nothing = RefuseAll::<AttachedExport>::new(Refused::Policy(reason.into()));
+    let config = ServeConfig {
+        limits: shared.limits.clone(),
+        tls,
+        peer,
+    };
+    let mut phase = shared.phase.subscribe();
+    tokio::select! {
+        // How it took the refusal is nobody's concern: that there was one is logged.
+        _ = Box::pin(serve(stream, io.pool(), &nothing, &config)) => {}
+        _ = phase.wait_for(|phase| *phase == Phase::Cutting) => {}
+    }
 }
 
 /// Serves a connection until it ends, is cut, or panics.

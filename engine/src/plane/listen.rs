@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use sendense_nbd::{Peer, TlsMode};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
@@ -159,17 +160,37 @@ async fn accept_all(
 }
 
 fn hand_over(socket: Socket, policy: ListenerPolicy, shared: &Arc<Shared>) {
-    let Ok(seat) = Arc::clone(&shared.seats).try_acquire_owned() else {
-        let limit = shared.max_connections;
+    let limit = shared.max_connections;
+    let seat = if let Ok(permit) = Arc::clone(&shared.seats).try_acquire_owned() {
+        Seat {
+            _permit: permit,
+            served: Some(Counted::new(shared, |shared| &shared.connections)),
+        }
+    } else if let Ok(permit) = Arc::clone(&shared.refusals).try_acquire_owned() {
         tracing::warn!(limit, "a connection is refused: all of them are in use");
+        Seat {
+            _permit: permit,
+            served: None,
+        }
+    } else {
+        tracing::warn!(
+            limit,
+            "a connection is closed unanswered: all of them are in use, and many are being refused"
+        );
         return;
     };
     let Some(thread) = shared.a_thread() else {
         return;
     };
-    let counted = Counted::new(shared, |shared| &shared.connections);
     let shared = Arc::clone(shared);
-    thread.run(move |io| Box::pin(serve(socket, policy, shared, io, (seat, counted))));
+    thread.run(move |io| Box::pin(serve(socket, policy, shared, io, seat)));
+}
+
+/// What a connection holds while it lives.
+struct Seat {
+    _permit: OwnedSemaphorePermit,
+    /// `None` where it only hears a refusal.
+    served: Option<Counted>,
 }
 
 async fn serve(
@@ -177,8 +198,9 @@ async fn serve(
     policy: ListenerPolicy,
     shared: Arc<Shared>,
     io: crate::io::Io,
-    _held: (OwnedSemaphorePermit, Counted),
+    seat: Seat,
 ) {
+    let served = seat.served.is_some();
     let failed = match socket {
         Socket::Tcp(stream, address) => match TcpStream::from_std(stream) {
             Ok(stream) => {
@@ -186,18 +208,36 @@ async fn serve(
                     address: Some(address),
                     ..Peer::default()
                 };
-                return connection::run(stream, peer, policy.tls, shared, io).await;
+                return answer(stream, peer, policy.tls, shared, io, served).await;
             }
             Err(error) => error,
         },
         Socket::Unix(stream) => match UnixStream::from_std(stream) {
             Ok(stream) => {
-                return connection::run(stream, Peer::default(), policy.tls, shared, io).await;
+                let peer = Peer::default();
+                return answer(stream, peer, policy.tls, shared, io, served).await;
             }
             Err(error) => error,
         },
     };
     tracing::warn!(error = %failed, "an accepted connection cannot be used");
+}
+
+async fn answer<S>(
+    stream: S,
+    peer: Peer,
+    tls: TlsMode,
+    shared: Arc<Shared>,
+    io: crate::io::Io,
+    served: bool,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    if served {
+        connection::run(stream, peer, tls, shared, io).await;
+    } else {
+        connection::refuse(stream, peer, tls, shared, io).await;
+    }
 }
 
 /// Binds a unix socket with mode 0660. A socket file that nobody listens on any more is replaced;

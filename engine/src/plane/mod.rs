@@ -34,6 +34,9 @@ use thread::Thread;
 /// The exports of a plane.
 pub type ExportRegistry = Registry<Arc<dyn Source>>;
 
+/// Connections beyond the limit that are answered at a time, to say why they are refused.
+const REFUSALS: usize = 16;
+
 /// How a plane is made.
 #[derive(Debug, Clone)]
 pub struct PlaneConfig {
@@ -77,6 +80,8 @@ struct Shared {
     /// A permit for each connection that may still come.
     seats: Arc<Semaphore>,
     max_connections: usize,
+    /// A permit for each connection beyond those that may still be told so.
+    refusals: Arc<Semaphore>,
     connections: watch::Sender<usize>,
     /// Spawned work that has not ended.
     work: watch::Sender<usize>,
@@ -169,6 +174,7 @@ impl Plane {
             limits: config.limits,
             seats: Arc::new(Semaphore::new(max_connections)),
             max_connections,
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
             connections: watch::Sender::new(0),
             work: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Serving),

@@ -45,6 +45,11 @@ pub trait DynExport: 'static {
     /// Puts on stable storage what was replied before, on any connection.
     fn flush(&self) -> LocalBoxFuture<'_, Result<(), NbdError>>;
 
+    /// A change that was asked for and never came, as [`Export::refused`] says.
+    fn refused(&self, at: u64, len: u64) {
+        let _ = (at, len);
+    }
+
     /// The extents from `at` on, as [`Export::block_status`] says.
     fn block_status(
         &self,
@@ -113,6 +118,10 @@ impl Export for AttachedExport {
 
     async fn flush(&self) -> Result<(), NbdError> {
         self.export.flush().await
+    }
+
+    fn refused(&self, at: u64, len: u64) {
+        self.export.refused(at, len);
     }
 
     async fn block_status(

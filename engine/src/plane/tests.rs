@@ -2,7 +2,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::rc::Rc;
 
-use sendense_nbd::client::{Client, ConnectOptions};
+use sendense_nbd::client::{Client, ClientError, ConnectOptions, Refusal};
 use sendense_nbd::registry::{Entry, Removal};
 use sendense_nbd::{Done, ExportInfo, NbdError, NbdUri, StatusExtent, ZeroFlags};
 
@@ -156,14 +156,39 @@ async fn a_panic_in_one_connection_ends_that_one_alone() {
 }
 
 #[tokio::test]
-async fn a_connection_over_the_limit_is_refused_at_once() {
+async fn a_connection_over_the_limit_is_refused_at_once_with_a_reason() {
     let rig = Rig::new(1);
     let first = rig.client().await;
-    let mut second = std::net::TcpStream::connect(rig.listener.address().unwrap()).unwrap();
-    let read = tokio::task::spawn_blocking(move || second.read(&mut [0; 8]))
-        .await
-        .unwrap();
-    assert!(matches!(read, Ok(0) | Err(_)), "closed without a greeting");
+    // As many as may hear why, and one more, which is closed without a word.
+    let mut silent = Vec::new();
+    for number in 0..=REFUSALS {
+        let mut socket = std::net::TcpStream::connect(rig.listener.address().unwrap()).unwrap();
+        let greeting = tokio::task::spawn_blocking(move || {
+            let read = socket.read(&mut [0; 8]);
+            (socket, matches!(read, Ok(1..)))
+        });
+        let (socket, greeted) = greeting.await.unwrap();
+        assert_eq!(greeted, number < REFUSALS, "{number}");
+        silent.push(socket);
+    }
+    assert_eq!(rig.plane.connections(), 1);
+    drop(silent);
+    let told = async {
+        loop {
+            match Client::connect(&rig.uri(), &ConnectOptions::default()).await {
+                Err(ClientError::Refused { refusal, message }) => break (refusal, message),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Ok(_) => panic!("there is no seat"),
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(5), told).await;
+    let (refusal, message) = told.unwrap();
+    assert_eq!(refusal, Refusal::Policy);
+    assert_eq!(
+        message,
+        "the server is full: all of its 1 connections are in use"
+    );
     drop(first);
     rig.connections_become(0).await;
     rig.client().await.read(0, 1).await.unwrap();

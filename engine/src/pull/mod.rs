@@ -3,6 +3,7 @@
 //! A full sends all of the disk, holes as zero. An incremental sends the ranges of a changed-extent
 //! list, or, without one, reads everything and sends what differs from the parent's content.
 
+mod container;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use sink::SourceSink;
 use crate::chain::Chain;
 use crate::io::Io;
 use crate::plane::Source;
+use crate::pool::IoBuf;
 use crate::storage::{File, LockKind, LockedFile};
 use crate::transfer::{
     ChainReader, Copied, CopyOptions, DiskReader, FileReader, NbdReader, Progress, client, copy,
@@ -101,6 +103,39 @@ impl OpenSource {
         self.reader().size()
     }
 
+    /// The name of the container format (QCOW2, VMDK, VHDX, ...) that its bytes are; none where
+    /// they may be a disk. Such a source would become a backup of the container, not of the disk
+    /// in it.
+    pub async fn container(&self, io: &Io) -> Result<Option<&'static str>> {
+        let size = self.size();
+        let head = usize::try_from(size).map_or(container::HEAD, |n| n.min(container::HEAD));
+        // From a block's beginning, for servers that want that.
+        let tail = size.saturating_sub(512) & !(container::HEAD as u64 - 1);
+        let behind = usize::try_from(size - tail).unwrap_or(0);
+        Ok(container::container(
+            &self.bytes(io, 0, head).await?,
+            &self.bytes(io, tail, behind).await?,
+        ))
+    }
+
+    async fn bytes(&self, io: &Io, at: u64, len: usize) -> Result<Vec<u8>> {
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let (buf, result) = self.reader().read(io, at, IoBuf::heap(len)).await;
+        result?;
+        Ok(buf.map(|b| b.as_ref().to_vec()).unwrap_or_default())
+    }
+
+    /// Fails where a file or device was cut or extended since it was opened. A remote disk keeps
+    /// its size for as long as its connections last.
+    fn unchanged(&self) -> Result<()> {
+        match self {
+            Self::File(reader) => reader.unchanged(),
+            Self::Nbd(_) => Ok(()),
+        }
+    }
+
     fn reader(&self) -> &dyn DiskReader {
         match self {
             Self::File(reader) => reader,
@@ -110,7 +145,8 @@ impl OpenSource {
 }
 
 /// Reads the source and writes into `target`, an ingest. Completes with everything written;
-/// sealing, which makes it durable, is the caller's.
+/// sealing, which makes it durable, is the caller's. A source that was cut or extended meanwhile is
+/// [`ErrorKind::SourceChanged`]: its bytes are not those of one disk.
 pub async fn pull(
     io: &Io,
     source: &OpenSource,
@@ -144,5 +180,7 @@ pub async fn pull(
     }
     let sink = SourceSink::new(target.attach(io));
     let base = base.as_ref().map(|b| b as &dyn DiskReader);
-    copy(io, source.reader(), base, &sink, &options, progress).await
+    let copied = copy(io, source.reader(), base, &sink, &options, progress).await?;
+    source.unchanged()?;
+    Ok(copied)
 }

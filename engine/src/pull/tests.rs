@@ -53,6 +53,21 @@ async fn source(bytes: &[u8]) -> OpenSource {
     OpenSource::open(source).await.unwrap()
 }
 
+#[test]
+fn a_container_is_told_from_a_disk() {
+    on_a_thread(|io| async move {
+        let told = async |bytes: &[u8]| source(bytes).await.container(&io).await.unwrap();
+        assert_eq!(told(&disk(1)).await, None);
+        assert_eq!(told(b"").await, None);
+        assert_eq!(told(b"QFI\xfb").await, Some("QCOW2"));
+        // A fixed VHD is the disk and one sector more.
+        let mut vhd = disk(1);
+        vhd.extend_from_slice(b"conectix");
+        vhd.resize(SIZE + 512, 0);
+        assert_eq!(told(&vhd).await, Some("VHD"));
+    });
+}
+
 fn content(chain: &Chain) -> Vec<u8> {
     let mut bytes = vec![9; SIZE];
     chain.read_blocking(0, &mut bytes).unwrap();
@@ -131,5 +146,48 @@ fn a_source_of_another_size_is_refused_before_anything_is_sent() {
         let e = pull(&io, &from, &*ingest, &PullMode::Full, &Progress::new()).await;
         assert_eq!(e.unwrap_err().kind, ErrorKind::Invalid);
         assert_eq!(ingest.progress().transferred, 0);
+    });
+}
+
+#[test]
+fn a_source_that_shrinks_or_grows_while_it_is_read_fails_the_pull() {
+    on_a_thread(|io| async move {
+        let changed = ChangeList::from_unsorted([GuestRange::new(0, 512).unwrap()]);
+        for now in [100, 400_000, SIZE as u64 + 1] {
+            for mode in [PullMode::Full, PullMode::Changes(changed.clone())] {
+                let (_, ingest) = target(None, CoverageRule::Free);
+                let bytes = file(&disk(1));
+                let from = PullSource::File {
+                    file: bytes.clone(),
+                    name: "source".into(),
+                };
+                let from = OpenSource::open(from).await.unwrap();
+                bytes.set_len(now).unwrap();
+                let e = pull(&io, &from, &*ingest, &mode, &Progress::new()).await;
+                let e = e.unwrap_err();
+                assert_eq!(e.kind, ErrorKind::SourceChanged, "{now}: {e}");
+                let said = e.to_string();
+                assert!(said.contains(&now.to_string()), "{said}");
+                assert!(said.contains(&SIZE.to_string()), "{said}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_read_behind_the_new_end_of_a_source_fails_at_once() {
+    on_a_thread(|io| async move {
+        let bytes = file(&disk(1));
+        let reader = FileReader::new(bytes.clone(), SIZE as u64, "source");
+        bytes.set_len(600_000).unwrap();
+        let read = |at| reader.read(&io, at, IoBuf::heap(1000));
+        read(599_000).await.1.unwrap();
+        let e = read(599_001).await.1.unwrap_err();
+        assert_eq!(e.kind, ErrorKind::SourceChanged, "{e}");
+        let range = |at, len| GuestRange::new(at, len).unwrap();
+        assert!(reader.spans(range(0, 600_000)).await.is_ok());
+        // A cut file has no data there: that is no hole of the disk.
+        let e = reader.spans(range(500_000, 500_000)).await.unwrap_err();
+        assert_eq!(e.kind, ErrorKind::SourceChanged, "{e}");
     });
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use sendense_formats::ClusterSize;
-use sendense_formats::qcow2::Header;
+use sendense_formats::qcow2::{Header, image_size};
 
 use super::book::VmBook;
 use super::growing::{Growing, manifest_paths};
@@ -98,15 +98,15 @@ impl Repository {
 
 /// What a commit has made so far, newest last.
 #[derive(Debug, Default)]
-struct Made {
+pub(super) struct Made {
     paths: Vec<String>,
-    in_doubt: bool,
+    pub(super) in_doubt: bool,
 }
 
 impl Made {
     /// Removes it again, newest first. What cannot be removed now is found by recovery: unfinished
     /// files are removed there, finished ones go to quarantine.
-    fn undo(&mut self, inner: &Inner) {
+    pub(super) fn undo(&mut self, inner: &Inner) {
         while let Some(path) = self.paths.pop() {
             let _ = inner.dir.remove_file(&path);
         }
@@ -130,7 +130,7 @@ fn commit(
             "a restore point without a disk",
         ));
     };
-    let (vm, id) = (first.growing.vm(), first.growing.backup_id().clone());
+    let vm = first.growing.vm();
     check_draft(inner, disks)?;
 
     // Step 7, the long part of it: checksums, before the VM's book is taken.
@@ -149,12 +149,13 @@ fn commit(
     let mut records = Vec::with_capacity(disks.len());
     let mut entries = Vec::with_capacity(disks.len());
     for (disk, sums) in disks.iter().zip(sums) {
-        let record = record_of(
+        let mut record = record_of(
             inner,
             disk,
             sums,
             points.next_disk_sequence(disk.growing.disk()),
         );
+        record.point_disks = u32::try_from(disks.len()).ok();
         let bytes = record.encode()?;
         let partial = disk.growing.partial_path(Part::Sidecar);
         made.paths.push(partial.clone());
@@ -188,6 +189,23 @@ fn commit(
 
     // Step 9: the restore point.
     let manifest = manifest_of(inner, disks, entries, points.next_sequence(), sealed_at)?;
+    let point = seal_point(inner, &mut book, &points, manifest, records, made)?;
+    for disk in disks {
+        book.leave(disk.growing.ticket());
+    }
+    Ok(point)
+}
+
+/// Step 9, once the files of all disks have their names: the manifest, which makes them a point.
+pub(super) fn seal_point(
+    inner: &Inner,
+    book: &mut VmBook,
+    points: &VmPoints,
+    manifest: PointManifest,
+    records: Vec<Arc<DiskRecord>>,
+    made: &mut Made,
+) -> Result<Arc<RestorePoint>> {
+    let (vm, id) = (manifest.vm_id, manifest.backup_id.clone());
     let bytes = manifest.encode()?;
     let (path, partial) = manifest_paths(inner, vm, &id);
     let step_9 = |e| inner.io(&format!("step 9 of the seal of {id}"), e);
@@ -213,9 +231,6 @@ fn commit(
     let mut all = points.all().to_vec();
     all.push(Arc::clone(&point));
     book.set_points(VmPoints::new(all, points.damaged().to_vec()));
-    for disk in disks {
-        book.leave(disk.growing.ticket());
-    }
     Ok(point)
 }
 
@@ -277,7 +292,7 @@ fn check_image(inner: &Inner, disk: &PreparedDisk) -> Result<()> {
     let backing = header.backing.as_ref().map(|b| b.name.as_str());
     let right = len == disk.file_len
         && header.cluster == disk.cluster
-        && header.virtual_size == growing.virtual_size()
+        && header.virtual_size == image_size(growing.virtual_size())
         && backing == growing.backing();
     if right {
         return Ok(());
@@ -291,7 +306,7 @@ fn check_image(inner: &Inner, disk: &PreparedDisk) -> Result<()> {
             header.virtual_size,
             disk.file_len,
             disk.cluster.bytes(),
-            growing.virtual_size(),
+            image_size(growing.virtual_size()),
             growing.backing()
         ),
     ))
@@ -359,6 +374,7 @@ fn record_of(
             len: disk.file_len,
         },
         checksums,
+        point_disks: None,
         started_at: begun.started_at,
         completed_at: disk.completed_at,
         software: inner.options.software.clone(),

@@ -21,7 +21,7 @@ use super::layout::{
     Part, Stem, deleting_path, disk_dir, manifest_path, points_dir, state_path, vm_dir,
 };
 use super::manifest::{MAX_MANIFEST_BYTES, PointManifest};
-use super::points::VmPoints;
+use super::points::{DamagedPoint, VmPoints};
 use super::space;
 use super::store::{Inner, Repository, lock};
 use crate::storage::{Create, Directory, EntryKind, File, LockKind};
@@ -141,20 +141,29 @@ impl Victim {
 
 /// The point and what builds on it, newest first.
 fn victims(inner: &Inner, points: &VmPoints, request: &DeletePoint) -> Result<Vec<Victim>> {
-    let known = points.get(&request.backup_id);
-    if let Err(e) = known
-        && e.kind == ErrorKind::NotFound
-    {
-        return Err(e);
+    let whole = match points.get(&request.backup_id) {
+        Ok(_) => true,
+        Err(e) if e.kind == ErrorKind::NotFound => return Err(e),
+        Err(_) => false,
+    };
+    let unread = points.unread_behind(&request.backup_id);
+    // Damaged points go one with the other, all of them named before; a whole one does not go for
+    // what only may build on it.
+    if !unread.is_empty() && (whole || !request.with_dependents) {
+        return Err(refuse_unread(&request.backup_id, whole, &unread));
     }
-    let dependents = points.dependents(&request.backup_id)?;
+    let mut gone: Vec<&BackupId> = unread.iter().map(|d| &d.backup_id).collect();
+    // Newest first, as far as that is known: names order by time.
+    gone.sort_by(|a, b| b.cmp(a));
+    gone.push(&request.backup_id);
+    let dependents = points.dependents(&gone);
     if !dependents.is_empty() && !request.with_dependents {
         let ids: Vec<String> = dependents.iter().map(|p| p.id().to_string()).collect();
         let at = format!("{} is what {} builds on", request.backup_id, ids.join(", "));
         return Err(Error::new(ErrorKind::HasDependents(ids), at));
     }
     let ids = dependents.iter().rev().map(|p| p.id().clone());
-    let ids = ids.chain([request.backup_id.clone()]);
+    let ids = ids.chain(gone.into_iter().cloned());
     let victim = |backup_id: BackupId| {
         let path = manifest_path(request.vm, &backup_id);
         let manifest = read_manifest(&*inner.dir, &path)?;
@@ -170,6 +179,26 @@ fn victims(inner: &Inner, points: &VmPoints, request: &DeletePoint) -> Result<Ve
         })
     };
     ids.map(victim).collect()
+}
+
+/// What may build on a point is not known while others cannot be read. The way out is named: those
+/// first, and of several such all together.
+fn refuse_unread(id: &BackupId, whole: bool, unread: &[&DamagedPoint]) -> Error {
+    let ids: Vec<String> = unread.iter().map(|d| d.backup_id.to_string()).collect();
+    let why: Vec<String> = unread
+        .iter()
+        .map(|d| format!("{} ({})", d.backup_id, d.why))
+        .collect();
+    let way = if whole {
+        "mend or delete what is damaged first"
+    } else {
+        "with_dependents deletes all of these damaged points together, and what builds on them"
+    };
+    let at = format!(
+        "what builds on {id} cannot be told while this cannot be read: {}; {way}",
+        why.join(", ")
+    );
+    Error::new(ErrorKind::HasDependents(ids), at)
 }
 
 /// What a manifest says; `None` where it cannot be read as one.

@@ -13,7 +13,7 @@ use super::guard::{Decision, DiskRequest};
 use super::ids::{ContextId, DiskNumber, VmId};
 use super::layout::{Part, PartialName, Stem, disk_dir, manifest_path, points_dir};
 use super::space::{self, SpaceState};
-use super::store::{Inner, Repository, decide_on, lock};
+use super::store::{Inner, Repository, decide_whole, lock};
 use crate::storage::{Create, File, LockKind};
 use crate::{Error, ErrorKind, Result};
 
@@ -74,11 +74,7 @@ impl Repository {
                 ));
             }
         }
-        let decision = decide_on(&points, inner.id, &begin.request)?;
-        if let Some(parent) = &decision.parent {
-            // A parent that cannot be read whole is found out now, not at the restore.
-            points.lineage(&parent.link.backup_id, disk)?;
-        }
+        let decision = decide_whole(inner, &points, &begin.request)?;
         let (stem, file) = make_file(inner, &begin, &decision)?;
         let parent = decision.parent.as_ref().map(|p| p.link.backup_id.clone());
         let ticket = book.enter(begin.backup_id.clone(), disk, parent);

@@ -193,6 +193,13 @@ pub enum Refusal {
         /// Why.
         why: String,
     },
+    /// Files of what it would build on are damaged or gone.
+    DamagedParent {
+        /// The restore point that it would build on.
+        parent: BackupId,
+        /// What is wrong.
+        why: String,
+    },
     /// A disk without a single byte.
     NoSize,
 }
@@ -207,6 +214,7 @@ impl Refusal {
             Self::OtherVm { .. } => "other_vm",
             Self::OtherRepository { .. } => "other_repository",
             Self::UnclearHead { .. } => "unclear_head",
+            Self::DamagedParent { .. } => "damaged_parent",
             Self::NoSize => "no_size",
         }
     }
@@ -218,6 +226,7 @@ impl Refusal {
             Self::BaseTokenMismatch { .. }
                 | Self::NoParent { .. }
                 | Self::UnclearHead { .. }
+                | Self::DamagedParent { .. }
                 | Self::OtherRepository { .. }
         )
     }
@@ -263,6 +272,9 @@ impl fmt::Display for Refusal {
                 write!(f, "this is repository {here}, not {there}")
             }
             Self::UnclearHead { why } => write!(f, "the newest restore point is unclear: {why}"),
+            Self::DamagedParent { parent, why } => {
+                write!(f, "{parent} is damaged, nothing can be built on it: {why}")
+            }
             Self::NoSize => f.write_str("a disk of 0 bytes cannot be backed up"),
         }
     }
@@ -276,7 +288,7 @@ impl From<Refusal> for Error {
             Refusal::BaseTokenMismatch { .. } => ErrorKind::BaseTokenMismatch,
             Refusal::NoParent { .. } => ErrorKind::NoParent,
             Refusal::WrongDisk { .. } | Refusal::WrongNumber { .. } => ErrorKind::WrongDisk,
-            Refusal::UnclearHead { .. } => ErrorKind::Damaged,
+            Refusal::UnclearHead { .. } | Refusal::DamagedParent { .. } => ErrorKind::Damaged,
             Refusal::OtherVm { .. } | Refusal::OtherRepository { .. } | Refusal::NoSize => {
                 ErrorKind::Invalid
             }
@@ -300,12 +312,15 @@ pub fn decide(request: &DiskRequest, history: &History<'_>) -> Result<Decision, 
     if request.kind == BackupKind::Full {
         return Ok(full(request, Reason::AsRequested));
     }
-    match increment(request, history) {
-        Ok(decision) => Ok(decision),
-        Err(refusal) if request.allow_full && refusal.cured_by_full() => {
-            Ok(full(request, Reason::Instead(refusal)))
-        }
-        Err(refusal) => Err(refusal),
+    increment(request, history).or_else(|refusal| instead(request, refusal))
+}
+
+/// A full, where one is allowed and cures the refusal.
+pub(super) fn instead(request: &DiskRequest, refusal: Refusal) -> Result<Decision, Refusal> {
+    if request.allow_full && refusal.cured_by_full() {
+        Ok(full(request, Reason::Instead(refusal)))
+    } else {
+        Err(refusal)
     }
 }
 

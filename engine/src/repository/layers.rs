@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use sendense_formats::qcow2::Header;
+use sendense_formats::qcow2::{Header, is_image_size};
 
 use super::backup_id::BackupId;
 use super::checksums::ChecksumFile;
 use super::ids::{DiskNumber, VmId};
 use super::layout::disk_dir;
+use super::points::VmPoints;
 use super::sidecar::DiskRecord;
 use super::store::{Inner, Repository, lock};
 use crate::chain::{Checksums, LayerSource};
@@ -32,7 +33,8 @@ pub struct LayerFile {
 impl From<&LayerFile> for LayerSource {
     fn from(layer: &LayerFile) -> Self {
         let name = format!("{} ({})", layer.record.image.file, layer.record.backup_id);
-        Self::qcow2(Arc::clone(&layer.file), name)
+        // The sidecar knows the size to the byte.
+        Self::qcow2(Arc::clone(&layer.file), name).with_disk(layer.record.virtual_size)
     }
 }
 
@@ -42,16 +44,34 @@ impl Repository {
         let book = self.inner.book(vm);
         // Held while they are opened, so that none is deleted in between.
         let mut book = lock(&book);
-        let lineage = book.points(&self.inner)?.lineage(id, disk)?;
-        lineage
-            .into_iter()
-            .map(|record| open_layer(&self.inner, record))
-            .collect()
+        let points = book.points(&self.inner)?;
+        open_layers(&self.inner, &points, id, disk)
     }
+}
+
+/// The same for whoever holds the VM's book.
+pub(super) fn open_layers(
+    inner: &Inner,
+    points: &VmPoints,
+    id: &BackupId,
+    disk: DiskNumber,
+) -> Result<Vec<LayerFile>> {
+    let lineage = points.lineage(id, disk)?;
+    let layers = lineage.into_iter().map(|record| open_layer(inner, record));
+    layers.collect()
 }
 
 fn open_layer(inner: &Inner, record: Arc<DiskRecord>) -> Result<LayerFile> {
     let dir = disk_dir(record.vm_id, record.disk);
+    open_layer_in(inner, &dir, record)
+}
+
+/// The same of files that lie in `dir`.
+pub(super) fn open_layer_in(
+    inner: &Inner,
+    dir: &str,
+    record: Arc<DiskRecord>,
+) -> Result<LayerFile> {
     let damaged = |why: String| Error::new(ErrorKind::Damaged, why);
     let cluster = record
         .cluster()
@@ -136,7 +156,9 @@ fn check(
             "it names {backing:?}, its parent is {parent:?}"
         )));
     }
-    if header.virtual_size != record.virtual_size || header.cluster != checksums.cluster() {
+    if !is_image_size(header.virtual_size, record.virtual_size)
+        || header.cluster != checksums.cluster()
+    {
         return Err(damaged(
             "size or cluster size are not what was sealed".into(),
         ));

@@ -8,6 +8,7 @@
 //! - Nothing that is not sealed is a parent, and order is a sequence number, never a clock.
 //! - The manifests are the truth; every other catalog can be made from them.
 
+mod adopt;
 mod backup_id;
 mod book;
 mod checksums;
@@ -24,6 +25,7 @@ mod local_tests;
 mod manifest;
 mod notes;
 mod points;
+mod quarantine;
 mod recovery;
 mod sealed_json;
 mod shared;
@@ -52,6 +54,7 @@ pub use layout::{
 };
 pub use manifest::{DiskEntry, MAX_MANIFEST_BYTES, PointManifest, kind_together};
 pub use points::{DamagedPoint, DiskChain, RestorePoint, VmPoints};
+pub use quarantine::QuarantineFind;
 pub use recovery::{Found, LOCK_WAIT, RecoveryReport};
 pub use sidecar::{ChecksumsRef, Counts, DiskRecord, ImageRef, MAX_SIDECAR_BYTES, ParentLink};
 pub use space::{SpaceState, SpaceVerdict};

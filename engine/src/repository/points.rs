@@ -250,28 +250,38 @@ impl VmPoints {
         chains.into_values().map(chain).collect()
     }
 
-    /// The points that build on this one, directly or not, oldest first. With a manifest that
-    /// cannot be read nobody knows, and that is the answer.
-    pub fn dependents(&self, id: &BackupId) -> Result<Vec<Arc<RestorePoint>>> {
-        if let Some(damaged) = self.damaged.iter().find(|d| d.backup_id != *id) {
-            return Err(Error::new(
-                ErrorKind::Damaged,
-                format!(
-                    "what builds on {id} cannot be told while {} cannot be read: {}",
-                    damaged.backup_id, damaged.why
-                ),
-            ));
-        }
-        let mut needed: BTreeSet<&BackupId> = BTreeSet::from([id]);
+    /// The points that cannot be read and may build on this one: all but those that are known to be
+    /// older. Nobody can say of such a point what it builds on.
+    pub fn unread_behind(&self, id: &BackupId) -> Vec<&DamagedPoint> {
+        let own = match self.get(id) {
+            Ok(point) => Some(point.manifest.sequence),
+            Err(_) => {
+                let own = self.damaged.iter().find(|d| d.backup_id == *id);
+                own.and_then(|d| d.sequence)
+            }
+        };
+        let may = |d: &&DamagedPoint| {
+            let older = matches!((d.sequence, own), (Some(theirs), Some(own)) if theirs < own);
+            d.backup_id != *id && !older
+        };
+        self.damaged.iter().filter(may).collect()
+    }
+
+    /// The points that can be read and build on any of these, directly or not, oldest first. Those
+    /// that cannot be read are told by [`unread_behind`](Self::unread_behind).
+    pub fn dependents(&self, ids: &[&BackupId]) -> Vec<Arc<RestorePoint>> {
+        let mut needed: BTreeSet<&BackupId> = ids.iter().copied().collect();
         let mut found = Vec::new();
         // A parent is sealed before its children: one pass in order finds all.
         for point in &self.points {
             if point.parents().iter().any(|p| needed.contains(p)) {
                 needed.insert(point.id());
-                found.push(Arc::clone(point));
+                if !ids.contains(&point.id()) {
+                    found.push(Arc::clone(point));
+                }
             }
         }
-        Ok(found)
+        found
     }
 }
 

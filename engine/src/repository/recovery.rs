@@ -20,7 +20,7 @@ use super::layout::{
 };
 use super::points::{DamagedPoint, VmPoints};
 use super::store::{Inner, Repository, lock};
-use crate::storage::{Create, EntryKind, LockKind};
+use crate::storage::{Create, Entry, EntryKind, LockKind};
 use crate::{ErrorKind, Result};
 
 /// How long a lock of a process that just ended is waited for.
@@ -92,6 +92,24 @@ impl Repository {
             }
         }
         Ok(report)
+    }
+
+    /// Removes the unfinished files of a job that has ended, as recovery would. Answers those that
+    /// cannot be removed now, and why; empty where nothing of the job is left.
+    pub fn remove_unfinished(&self, vm: VmId, job: &BackupId) -> Result<Vec<Found>> {
+        let book = self.inner.book(vm);
+        let book = lock(&book);
+        let mut report = RecoveryReport::default();
+        let mut visit = Visit {
+            inner: &self.inner,
+            vm,
+            known_jobs: &BTreeSet::from([job.clone()]),
+            deadline: Instant::now(),
+            running: book.writers.iter().map(|w| w.job.clone()).collect(),
+            report: &mut report,
+        };
+        visit.job(job)?;
+        Ok(report.left)
     }
 }
 
@@ -205,13 +223,43 @@ impl Visit<'_> {
         Ok(())
     }
 
+    /// Removes the unfinished files of one job.
+    fn job(&mut self, job: &BackupId) -> Result<()> {
+        let vm_dir = vm_dir(self.vm);
+        let mut dirs = vec![points_dir(self.vm)];
+        for entry in self.list(&vm_dir)? {
+            if let (Some(disk), EntryKind::Directory) = (parse_disk_name(&entry.name), entry.kind) {
+                dirs.push(disk_dir(self.vm, disk));
+            }
+        }
+        for dir in dirs {
+            for entry in self.list(&dir)? {
+                let partial = match FoundInDisk::parse(&entry.name) {
+                    FoundInDisk::Unfinished(partial) => Some(partial),
+                    _ => match FoundInPoints::parse(&entry.name) {
+                        FoundInPoints::Unfinished(partial) => Some(partial),
+                        _ => None,
+                    },
+                };
+                if let Some(partial) = partial.filter(|p| p.job == *job) {
+                    self.unfinished(&dir, &partial)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is in a directory; nothing where it is not there.
+    fn list(&self, dir: &str) -> Result<Vec<Entry>> {
+        match self.inner.dir.list(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => other.map_err(|e| self.inner.io(&format!("listing {dir}"), e)),
+        }
+    }
+
     fn in_points<T>(&self, pick: impl Fn(FoundInPoints) -> Option<T>) -> Result<Vec<T>> {
         let dir = points_dir(self.vm);
-        let entries = match self.inner.dir.list(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(self.inner.io(&format!("listing {dir}"), e)),
-        };
+        let entries = self.list(&dir)?;
         let names = entries.iter().map(|e| FoundInPoints::parse(&e.name));
         Ok(names.filter_map(pick).collect())
     }
@@ -351,4 +399,4 @@ impl Visit<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -72,6 +72,10 @@ pub struct DiskRecord {
     pub image: ImageRef,
     /// Its checksums.
     pub checksums: ChecksumsRef,
+    /// How many disks the restore point has, this one included, so that it can be told whether all
+    /// are there where its manifest is not; early versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point_disks: Option<u32>,
     /// When the job began.
     #[serde(with = "moment")]
     pub started_at: Timestamp,
@@ -225,6 +229,7 @@ pub(super) mod tests {
                 len: 8192,
                 crc32: 0x00ab_cdef,
             },
+            point_disks: None,
             started_at: at,
             completed_at: at,
             software: "sendense test".into(),

@@ -14,6 +14,7 @@ use super::BackupId;
 use super::book::VmBook;
 use super::guard::{self, Decision, DiskRequest};
 use super::ids::{RepositoryId, VmId};
+use super::layers::open_layers;
 use super::layout::{LEASE_FILE, META_DIR, QUARANTINE_DIR, REPOSITORY_FILE, REPOSITORY_NEW_FILE};
 use super::points::VmPoints;
 use super::sealed_json::{self, Format, moment};
@@ -177,13 +178,41 @@ impl Repository {
 
     /// What a backup of this disk would be, without beginning it.
     pub fn decide(&self, request: &DiskRequest) -> Result<Decision> {
-        let points = self.points(request.vm)?;
-        Ok(decide_on(&points, self.inner.id, request)?)
+        let book = self.inner.book(request.vm);
+        // Held while the parent's images are looked at, so that none is deleted in between.
+        let mut book = lock(&book);
+        let points = book.points(&self.inner)?;
+        decide_whole(&self.inner, &points, request)
+    }
+}
+
+/// The guard's decision, and whether the images that it builds on are there and are what was
+/// sealed: found out now, not at the restore.
+pub(super) fn decide_whole(
+    inner: &Inner,
+    points: &VmPoints,
+    request: &DiskRequest,
+) -> Result<Decision> {
+    let decision = decide_on(points, inner.id, request)?;
+    let Some(parent) = &decision.parent else {
+        return Ok(decision);
+    };
+    let parent = &parent.link.backup_id;
+    match open_layers(inner, points, parent, request.disk) {
+        Ok(_) => Ok(decision),
+        Err(e) if matches!(e.kind, ErrorKind::Damaged | ErrorKind::Unsupported) => {
+            let refusal = guard::Refusal::DamagedParent {
+                parent: parent.clone(),
+                why: e.to_string(),
+            };
+            Ok(guard::instead(request, refusal)?)
+        }
+        Err(e) => Err(e),
     }
 }
 
 /// The guard's decision over these points.
-pub(super) fn decide_on(
+fn decide_on(
     points: &VmPoints,
     repository: RepositoryId,
     request: &DiskRequest,

@@ -2,7 +2,10 @@
 //!
 //! Thin stays thin. A new file grows under `NAME.partial` and gets its name when it is whole and
 //! on stable storage; where the restore fails or is cancelled it is removed. Nothing that exists is
-//! overwritten unless asked, and then only once the new content is complete.
+//! overwritten unless asked, and then only once the new content is complete: until then the old
+//! file is locked, so one that others have open (a running QEMU) is refused at once, and it is
+//! replaced in one step. A `NAME.partial` that nobody holds is what a killed run left behind; it is
+//! removed.
 
 #[cfg(test)]
 mod tests;
@@ -143,30 +146,25 @@ struct NewFile {
     directory: Arc<dyn Directory>,
     path: String,
     partial: String,
-    overwrite: bool,
+    /// What is replaced, locked until it is.
+    old: Option<Arc<dyn File>>,
+    /// What a killed run left, kept locked: who comes at the same time finds it taken.
+    _left: Option<Arc<dyn File>>,
     file: Arc<dyn File>,
     kept: bool,
 }
 
 impl NewFile {
     fn create(directory: Arc<dyn Directory>, path: String, overwrite: bool) -> Result<Self> {
-        if !overwrite && exists(&*directory, &path) {
-            return Err(Error::new(
-                ErrorKind::Exists,
-                format!("{path}: is there already, and nothing is overwritten unasked"),
-            ));
-        }
+        let old = old(&*directory, &path, overwrite)?;
         let partial = format!("{path}.partial");
-        let file = directory
-            .open(&partial, Create::New)
-            .map_err(|e| Error::io(&partial, e))?;
-        file.lock(LockKind::Writer)
-            .map_err(|e| Error::io(&partial, e))?;
+        let (file, left) = begin(&*directory, &partial)?;
         Ok(Self {
             directory,
             path,
             partial,
-            overwrite,
+            old,
+            _left: left,
             file,
             kept: false,
         })
@@ -174,11 +172,10 @@ impl NewFile {
 
     /// Gives it its name. Its content is on stable storage already.
     fn keep(mut self) -> Result<()> {
-        if self.overwrite && exists(&*self.directory, &self.path) {
-            let removed = self.directory.remove_file(&self.path);
-            removed.map_err(|e| Error::io(&self.path, e))?;
-        }
-        let renamed = self.directory.rename(&self.partial, &self.path);
+        let renamed = match &self.old {
+            Some(_) => self.directory.replace(&self.partial, &self.path),
+            None => self.directory.rename(&self.partial, &self.path),
+        };
         renamed.map_err(|e| Error::io(&self.path, e))?;
         self.kept = true;
         let parent = self.path.rsplit_once('/').map_or("", |(dir, _)| dir);
@@ -201,10 +198,59 @@ impl Drop for NewFile {
     }
 }
 
-/// Whatever has the name counts, also what we may not open.
-fn exists(directory: &dyn Directory, path: &str) -> bool {
+/// What has the name: nothing, or a file that may be replaced and that nobody else uses. Whatever
+/// else has it counts too, also what we may not open.
+fn old(directory: &dyn Directory, path: &str, overwrite: bool) -> Result<Option<Arc<dyn File>>> {
     match directory.open(path, Create::OpenRead) {
-        Ok(_) => true,
-        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        _ if !overwrite => Err(Error::new(
+            ErrorKind::Exists,
+            format!("{path}: is there already, and nothing is overwritten unasked"),
+        )),
+        opened => {
+            let locked = opened.and_then(|file| LockedFile::lock(file, LockKind::Writer));
+            locked.map(Some).map_err(|e| Error::io(path, e))
+        }
     }
+}
+
+/// What a killed run left under the temporary name: removed, and locked until the new file is.
+type Left = Option<Arc<dyn File>>;
+
+/// The new file under its temporary name, locked; and what had that name before.
+fn begin(directory: &dyn Directory, partial: &str) -> Result<(Arc<dyn File>, Left)> {
+    let mut left = None;
+    let file = match directory.open(partial, Create::New) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            left = Some(remove_left(directory, partial)?);
+            directory.open(partial, Create::New)
+        }
+        opened => opened,
+    };
+    let file = file.map_err(|e| Error::io(partial, e))?;
+    if let Err(e) = file.lock(LockKind::Writer) {
+        // Locked by others: they take it for a killed run's, and remove it themselves.
+        if e.kind() != std::io::ErrorKind::WouldBlock {
+            let _ = directory.remove_file(partial);
+        }
+        return Err(Error::io(partial, e));
+    }
+    Ok((file, left))
+}
+
+/// Removes the temporary file of a run that was killed: no other is without a lock.
+fn remove_left(directory: &dyn Directory, partial: &str) -> Result<Arc<dyn File>> {
+    let in_the_way = |e: std::io::Error| {
+        let kind = match e.kind() {
+            std::io::ErrorKind::WouldBlock => ErrorKind::Locked,
+            _ => ErrorKind::Exists,
+        };
+        let what = "is in the way of the new file; end what writes it, or remove it";
+        Error::with(kind, format!("{partial}: {what}"), e)
+    };
+    let left = directory.open(partial, Create::OpenRead);
+    let left = left.and_then(|file| LockedFile::lock(file, LockKind::Exclusive));
+    let left = left.map_err(in_the_way)?;
+    directory.remove_file(partial).map_err(in_the_way)?;
+    Ok(left)
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::chain::tests::file;
 use crate::chain::{Chain, ChainOptions, LayerSource};
 use crate::io::{Io, IoConfig};
-use crate::storage::mem::{Fault, MemDirectory, OpKind};
+use crate::storage::mem::{Fault, MemDirectory, Op, OpKind};
 
 /// 200 KiB and a bit: data, a hole that is a cluster, data.
 fn disk() -> Vec<u8> {
@@ -92,6 +92,49 @@ fn what_failed_or_was_cancelled_leaves_nothing_and_spares_what_was_there() {
     progress.cancel();
     run(to(&directory, FileFormat::Raw, false), &progress).unwrap_err();
     assert!(names(&directory).is_empty());
+}
+
+#[test]
+fn a_file_that_others_have_open_is_not_replaced() {
+    let directory = MemDirectory::new();
+    directory.write_small("disk", b"old").unwrap();
+    for kind in [LockKind::Reader, LockKind::Writer] {
+        let other = directory.open("disk", Create::OpenRead).unwrap();
+        other.lock(kind).unwrap();
+        let e = run(to(&directory, QCOW2, true), &Progress::new()).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Locked, "{e}");
+        assert_eq!(names(&directory), ["disk"]);
+        assert_eq!(directory.read_small("disk", 9).unwrap(), b"old");
+        other.unlock().unwrap();
+    }
+    run(to(&directory, QCOW2, true), &Progress::new()).unwrap();
+    // Neither name was without a file in between.
+    let log = directory.log();
+    assert!(log.iter().any(|op| matches!(op, Op::Replace { .. })));
+    assert!(!log.iter().any(|op| matches!(op, Op::RemoveFile { .. })));
+    // Nobody's lock is left.
+    let file = directory.open("disk", Create::OpenRead).unwrap();
+    file.lock(LockKind::Exclusive).unwrap();
+}
+
+#[test]
+fn what_a_killed_run_left_does_not_block_the_next_one() {
+    let directory = MemDirectory::new();
+    directory.write_small("disk.partial", b"half").unwrap();
+    let running = directory.open("disk.partial", Create::OpenRead).unwrap();
+    running.lock(LockKind::Writer).unwrap();
+    let e = run(to(&directory, QCOW2, false), &Progress::new()).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Locked);
+    assert!(e.to_string().contains("disk.partial"), "{e}");
+    assert_eq!(directory.read_small("disk.partial", 9).unwrap(), b"half");
+    running.unlock().unwrap();
+    run(to(&directory, QCOW2, false), &Progress::new()).unwrap();
+    assert_eq!(names(&directory), ["disk"]);
+    // What is no file is not removed, and named.
+    directory.create_dirs("disk.partial").unwrap();
+    let e = run(to(&directory, QCOW2, true), &Progress::new()).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Exists);
+    assert!(e.to_string().contains("disk.partial"), "{e}");
 }
 
 #[test]

@@ -13,6 +13,9 @@ pub enum Create {
     OpenRead,
     /// An existing file, to read and write.
     OpenWrite,
+    /// As [`OpenWrite`](Self::OpenWrite), and a block device for us alone: one that is mounted, or
+    /// that another program has claimed, is `ResourceBusy`.
+    Claim,
     /// A new file, to read and write; an existing name is `AlreadyExists`.
     New,
 }
@@ -54,11 +57,16 @@ pub trait Directory: Send + Sync + Debug + 'static {
     /// Opens or creates a file.
     fn open(&self, path: &str, how: Create) -> io::Result<Arc<dyn File>>;
 
-    /// Creates a directory and its missing parents, and syncs the parent of each that was made.
+    /// Creates a directory and its missing parents, and syncs the parent of each, also of those that
+    /// are there already: an earlier call may have failed after it made them.
     fn create_dirs(&self, path: &str) -> io::Result<()>;
 
     /// Renames within the tree, never replacing: an existing target is `AlreadyExists`.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Renames a file over another one of the tree in a single step: `to` is the old file or the
+    /// new one at any time, never none. Where nothing is called `to`, it is a rename.
+    fn replace(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file; a missing one is `NotFound`.
     fn remove_file(&self, path: &str) -> io::Result<()>;

@@ -25,8 +25,28 @@ pub enum Inherited {
 pub fn take_over(sockets: &[Activated]) -> io::Result<Vec<(String, Inherited)>> {
     sockets
         .iter()
-        .map(|socket| Ok((socket.name.clone(), take_one(socket.fd)?)))
+        .map(|socket| {
+            let taken = take_one(socket.fd).map_err(|e| explained(socket.fd, sockets.len(), e))?;
+            Ok((socket.name.clone(), taken))
+        })
         .collect()
+}
+
+/// What an operator can do about it: the variables say one thing, the process was given another.
+fn explained(number: i32, count: usize, e: io::Error) -> io::Error {
+    let why = if e.raw_os_error() == Some(rustix::io::Errno::BADF.raw_os_error()) {
+        format!("descriptor {number} is not open")
+    } else {
+        e.to_string()
+    };
+    io::Error::new(
+        e.kind(),
+        format!(
+            "LISTEN_FDS={count} says that a supervisor handed over sockets from descriptor 3 on, \
+             but {why}: let a systemd socket unit start the daemon, or unset LISTEN_PID and \
+             LISTEN_FDS to have it open its own sockets"
+        ),
+    )
 }
 
 fn take_one(number: i32) -> io::Result<Inherited> {
@@ -80,7 +100,10 @@ mod tests {
             }]
         };
         assert!(take_over(&[]).unwrap().is_empty());
-        assert!(take_over(&activated(900)).is_err());
+        let none = take_over(&activated(900)).unwrap_err().to_string();
+        for word in ["LISTEN_FDS=1", "descriptor 900 is not open", "unset"] {
+            assert!(none.contains(word), "{none}");
+        }
         assert!(take_over(&activated(-7)).is_err());
         let ours = TcpListener::bind("127.0.0.1:0").unwrap();
         let refused = take_over(&activated(ours.as_raw_fd())).unwrap_err();

@@ -32,6 +32,35 @@ impl FileReader {
             name: name.into(),
         }
     }
+
+    /// Fails where the file no longer has the size that it was opened with: as a disk, it is not
+    /// the same one any more.
+    pub fn unchanged(&self) -> Result<()> {
+        match self.len()? {
+            len if len == self.size => Ok(()),
+            len => Err(self.changed(len)),
+        }
+    }
+
+    /// Fails where what was read up to `end` may be no more than the zeroes behind a new end.
+    fn reaches(&self, end: u64) -> Result<()> {
+        match self.len()? {
+            len if len >= end => Ok(()),
+            len => Err(self.changed(len)),
+        }
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.file.len().map_err(|e| Error::io(self.name.clone(), e))
+    }
+
+    fn changed(&self, len: u64) -> Error {
+        let (name, size) = (&self.name, self.size);
+        Error::new(
+            ErrorKind::SourceChanged,
+            format!("{name}: has {len} bytes now, and had {size} when it was opened"),
+        )
+    }
 }
 
 impl DiskReader for FileReader {
@@ -45,6 +74,7 @@ impl DiskReader for FileReader {
             let file = self.file.clone();
             let extents = blocking(move || file.extents(at, len)).await;
             let extents = extents.map_err(|e| Error::io(self.name.clone(), e))?;
+            self.reaches(range.end().get())?;
             let mut spans = Vec::new();
             let mut next = at;
             for extent in extents {
@@ -68,10 +98,9 @@ impl DiskReader for FileReader {
     fn read<'a>(&'a self, io: &'a Io, at: u64, buf: IoBuf) -> LocalBoxFuture<'a, Lent<()>> {
         Box::pin(async move {
             let (buf, result) = self.file.read_at(io, at, buf).await;
-            (
-                Some(buf),
-                result.map_err(|e| Error::io(self.name.clone(), e)),
-            )
+            let result = result.map_err(|e| Error::io(self.name.clone(), e));
+            let result = result.and_then(|()| self.reaches(at.saturating_add(buf.len() as u64)));
+            (Some(buf), result)
         })
     }
 }

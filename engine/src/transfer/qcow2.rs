@@ -1,7 +1,7 @@
 //! A new QCOW2 file as the end of a copy: a full image without a parent.
 //!
-//! A disk that ends inside of a sector gets the rest of it as zero: QEMU would drop what lies in
-//! there otherwise.
+//! A disk that ends inside of a sector gets the rest of it as zero, since QEMU knows no other: the
+//! image is of [`image_size`](sendense_formats::qcow2::image_size) bytes.
 //!
 //! Order, as in a seal: data as it comes; then the metadata in one run; sync; the header cluster,
 //! until when the file carries no magic; the length; sync.
@@ -17,9 +17,6 @@ use crate::io::Io;
 use crate::pool::IoBuf;
 use crate::storage::{File, LocalBoxFuture, WriteRun};
 use crate::{Error, ErrorKind, Result};
-
-/// What QEMU counts disks in.
-const SECTOR: u64 = 512;
 
 /// Writes a QCOW2 file.
 #[derive(Debug)]
@@ -48,7 +45,7 @@ impl Qcow2Sink {
             ));
         }
         let writer = Writer::create(CreateOptions {
-            virtual_size: size.next_multiple_of(SECTOR),
+            virtual_size: size,
             cluster,
             backing: None,
         })?;

@@ -94,19 +94,31 @@ pub fn verify(layers: &[LayerFile], progress: &Progress) -> Result<VerifyReport>
     let mut report = VerifyReport::default();
     identity::judge(layers, &mut report);
     for layer in layers {
-        if let Err(e) = layer.checksums.check_whole(&layer.record.checksums) {
-            report.add(Finding {
-                file: layer.record.checksums.file.clone(),
-                kind: FindingKind::ChecksumFile,
-                host_cluster: None,
-                guest: Vec::new(),
-                detail: e.to_string(),
-            });
-        }
-        clusters(layer, progress, &mut report)?;
-        structure(layer, &mut report);
+        files(layer, progress, &mut report)?;
     }
     Ok(report)
+}
+
+/// Verifies the files of one layer alone: its checksum file, every host cluster, its structure.
+pub(crate) fn verify_layer(layer: &LayerFile, progress: &Progress) -> Result<VerifyReport> {
+    let mut report = VerifyReport::default();
+    files(layer, progress, &mut report)?;
+    Ok(report)
+}
+
+fn files(layer: &LayerFile, progress: &Progress, report: &mut VerifyReport) -> Result<()> {
+    if let Err(e) = layer.checksums.check_whole(&layer.record.checksums) {
+        report.add(Finding {
+            file: layer.record.checksums.file.clone(),
+            kind: FindingKind::ChecksumFile,
+            host_cluster: None,
+            guest: Vec::new(),
+            detail: e.to_string(),
+        });
+    }
+    clusters(layer, progress, report)?;
+    structure(layer, report);
+    Ok(())
 }
 
 /// Compares every host cluster with its checksum.

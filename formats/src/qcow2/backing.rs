@@ -35,7 +35,7 @@ impl Default for OpenPolicy {
         Self {
             max_l1_bytes: layout::MAX_L1_BYTES,
             max_refcount_table_bytes: layout::MAX_REFCOUNT_TABLE_BYTES,
-            max_virtual_size: 1 << 60,
+            max_virtual_size: layout::MAX_VIRTUAL_SIZE,
             backing: BackingRule::Deny,
         }
     }

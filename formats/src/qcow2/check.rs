@@ -7,6 +7,8 @@
 //!
 //! Memory follows what the tables hold (2.5 bytes for each cluster in use), time the file's
 //! length, whatever the header claims: each table is read once, however often it is referred to.
+//! Tables of snapshots and bitmaps beyond [`MAX_LISTED`] bytes together are a finding: in a file
+//! with holes they would cost memory and hold nothing.
 
 mod compare;
 mod counts;
@@ -20,6 +22,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Findings that are kept in words; all are counted.
 const MAX_FINDINGS: usize = 1000;
+/// Bytes that the tables of snapshots and bitmaps may have together.
+const MAX_LISTED: u64 = 64 << 30;
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +113,8 @@ impl CheckReport {
 
     fn corruption(&mut self, at: HostOffset, detail: impl FnOnce() -> String) {
         self.beyond_leaks += 1;
+        // Nothing is repaired any more.
+        self.repairs = Vec::new();
         self.mendable(at, detail);
     }
 
@@ -144,7 +150,7 @@ pub fn check<R: ReadAt + ?Sized>(file: &R, policy: OpenPolicy) -> Result<CheckRe
         file_len,
         counts: Counts::default(),
         report: CheckReport::new(header),
-        budget: file_len,
+        budget: file_len.min(MAX_LISTED),
         header,
     };
     checker.walk()?;

@@ -82,8 +82,20 @@ pub const MAX_L1_BYTES: u64 = 32 << 20;
 pub const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// The most internal snapshots.
 pub const MAX_SNAPSHOTS: u32 = 65536;
+/// The largest snapshot table.
+pub const MAX_SNAPSHOT_TABLE_BYTES: u64 = 64 << 20;
+/// The most bytes that an entry of the snapshot table has beyond its fixed part and its names.
+pub const MAX_SNAPSHOT_EXTRA: u64 = 1024;
 /// The most persistent bitmaps.
 pub const MAX_BITMAPS: u32 = 65535;
+/// The largest bitmap directory.
+pub const MAX_BITMAP_DIRECTORY_BYTES: u64 = 64 << 20;
+/// The most entries of one bitmap's table.
+pub const MAX_BITMAP_ENTRIES: u64 = 0x0800_0000;
+/// The largest disk that is opened or made, in bytes.
+pub const MAX_VIRTUAL_SIZE: u64 = 1 << 60;
+/// What QEMU counts disks in, in bytes: a rest of a sector does not exist for it.
+pub const SECTOR: u64 = 512;
 
 /// Class, bit and name of every feature that we know, for the feature-name table.
 pub const FEATURE_NAMES: [(u8, u8, &str); 8] = [

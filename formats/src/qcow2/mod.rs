@@ -30,4 +30,6 @@ pub use place::Run;
 pub use refcount::RefcountShape;
 pub use seal::Seal;
 pub use table::{L1Entry, L2Entry, L2Kind, Subcluster, TableShape};
-pub use writer::{Counts, CreateOptions, Outcome, Slot, WritePlan, Writer};
+pub use writer::{
+    Counts, CreateOptions, Outcome, Slot, WritePlan, Writer, image_size, is_image_size,
+};

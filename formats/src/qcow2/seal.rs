@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::Header;
 use super::layout::{COPIED, MAX_REFCOUNT_TABLE_BYTES, ZERO};
 use super::slots::{Slots, State};
-use super::writer::CreateOptions;
+use super::writer::{CreateOptions, image_size};
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::{ClusterSize, HostOffset};
 
@@ -110,7 +110,7 @@ impl Seal {
             refcount_table_at: HostOffset::new(layout.table_at() << cluster.bits()),
             refcount_table_clusters: u32::try_from(layout.table).map_err(too_large)?,
             backing: options.backing.clone(),
-            ..Header::new(cluster, options.virtual_size)
+            ..Header::new(cluster, image_size(options.virtual_size))
         };
         let header = header.encode()?;
         Ok(Self {

@@ -3,7 +3,8 @@
 //! A table is *uniform* (all unallocated or all zero: no memory) or *dense* (8 bytes for each
 //! cluster). So memory counts touched tables, and making the whole disk zero costs one step for
 //! each table, dense ones too: their entries then lie dormant beneath the uniform state and only
-//! keep the host clusters that they had.
+//! keep the host clusters that they had. Tables come in *pages*, which are there once one of their
+//! tables differs from the others: a disk may claim four million tables.
 //!
 //! Invariant: a cluster keeps its host cluster for ever once it has one. Whether the guest sees it
 //! is the state's affair alone, so no host cluster is ever owned twice and there is no free list.
@@ -89,12 +90,24 @@ struct Table {
     tally: Tally,
 }
 
+/// Tables of one page.
+const PAGE: usize = 512;
+
+#[derive(Debug)]
+enum Page {
+    /// All clusters are in this state (never `Data`), and none owns a host cluster.
+    Uniform(State),
+    /// All its tables.
+    Tables(Box<[Table]>),
+}
+
 /// All tables of one disk.
 #[derive(Debug)]
 pub(super) struct Slots {
     clusters: u64,
     per_table: u64,
-    tables: Vec<Table>,
+    tables: usize,
+    pages: Vec<Page>,
     tally: Tally,
 }
 
@@ -111,16 +124,13 @@ impl Slots {
         let per_table = cluster.bytes() / 8;
         let count = usize::try_from(clusters.div_ceil(per_table))
             .map_err(|_| Error::new(ErrorKind::TooLarge, "more L2 tables than memory addresses"))?;
-        let mut tables = Vec::new();
-        tables.resize_with(count, || Table {
-            uniform: Some(State::Unallocated),
-            words: None,
-            tally: Tally::default(),
-        });
+        let mut pages = Vec::new();
+        pages.resize_with(count.div_ceil(PAGE), || Page::Uniform(State::Unallocated));
         Ok(Self {
             clusters,
             per_table,
-            tables,
+            tables: count,
+            pages,
             tally: Tally::default(),
         })
     }
@@ -134,14 +144,56 @@ impl Slots {
     }
 
     pub(super) const fn table_count(&self) -> usize {
-        self.tables.len()
+        self.tables
     }
 
     /// Bytes that the tables take.
     pub(super) fn memory(&self) -> u64 {
-        let dense = self.tables.iter().filter(|t| t.words.is_some()).count();
-        let fixed = self.tables.len() * size_of::<Table>();
+        let tables = self.there().count() * size_of::<Table>();
+        let dense = self.there().filter(|t| t.words.is_some()).count();
+        let fixed = self.pages.len() * size_of::<Page>() + tables;
         (dense as u64) * self.per_table * 8 + fixed as u64
+    }
+
+    /// The tables of all pages that are there.
+    fn there(&self) -> impl Iterator<Item = &Table> {
+        self.pages.iter().flat_map(|page| match page {
+            Page::Uniform(_) => &[][..],
+            Page::Tables(tables) => tables,
+        })
+    }
+
+    /// A table's uniform state, and the table where it is there; `None` behind the end.
+    fn look(&self, table: usize) -> Option<(Option<State>, Option<&Table>)> {
+        if table >= self.tables {
+            return None;
+        }
+        match self.pages.get(table / PAGE)? {
+            Page::Uniform(state) => Some((Some(*state), None)),
+            Page::Tables(tables) => {
+                let table = tables.get(table % PAGE)?;
+                Some((table.uniform, Some(table)))
+            }
+        }
+    }
+
+    /// A table to be changed: makes its page.
+    fn table(&mut self, table: usize) -> Result<&mut Table> {
+        let (clusters, per_table) = (self.clusters, self.per_table);
+        let first = table - table % PAGE;
+        let count = self.tables.saturating_sub(first).min(PAGE);
+        let page = self.pages.get_mut(table / PAGE).ok_or_else(lost)?;
+        if let Page::Uniform(state) = *page {
+            let fresh = (first as u64..).take(count).map(|index| {
+                let len = per_table.min(clusters.saturating_sub(index * per_table));
+                Table::uniform(state, len)
+            });
+            *page = Page::Tables(fresh.collect());
+        }
+        match page {
+            Page::Tables(tables) => tables.get_mut(table % PAGE).ok_or_else(lost),
+            Page::Uniform(_) => Err(lost()),
+        }
     }
 
     fn table_len(&self, index: u64) -> u64 {
@@ -164,12 +216,12 @@ impl Slots {
         let Ok((t, e)) = self.place(cluster) else {
             return none;
         };
-        let Some(table) = self.tables.get(t) else {
+        let Some((uniform, table)) = self.look(t).filter(|_| cluster < self.clusters) else {
             return none;
         };
-        let word = table.words.as_ref().and_then(|w| w.get(e));
+        let word = table.and_then(|t| t.words.as_ref()).and_then(|w| w.get(e));
         let mut word = word.map_or(none, |w| Word::unpack(*w));
-        if let Some(state) = table.uniform {
+        if let Some(state) = uniform {
             word.state = state;
         }
         word
@@ -179,7 +231,7 @@ impl Slots {
     pub(super) fn set(&mut self, cluster: u64, new: Word) -> Result<()> {
         let (t, e) = self.place(cluster)?;
         let len = self.table_len(t as u64);
-        let table = self.tables.get_mut(t).ok_or_else(lost)?;
+        let table = self.table(t)?;
         let slot = table.dense(len)?.get_mut(e).ok_or_else(lost)?;
         let old = Word::unpack(*slot);
         *slot = new.pack();
@@ -198,22 +250,51 @@ impl Slots {
         }
         let mut at = first;
         while at < end {
+            if let Some(n) = self.fill_page(at, end, state) {
+                at += n;
+                continue;
+            }
             let (t, e) = self.place(at)?;
             let start = at - at % self.per_table;
             let len = self.table_len(t as u64);
             let n = (start + len).min(end) - at;
-            let table = self.tables.get_mut(t).ok_or_else(lost)?;
+            let table = self.table(t)?;
             let before = table.tally;
             if n == len {
                 table.make_uniform(state, len);
             } else if table.uniform != Some(state) {
                 table.fill_part(e, n, state, len)?;
             }
-            self.tally.data = self.tally.data - before.data + table.tally.data;
-            self.tally.zero = self.tally.zero - before.zero + table.tally.zero;
+            let after = table.tally;
+            self.tally.data = self.tally.data - before.data + after.data;
+            self.tally.zero = self.tally.zero - before.zero + after.zero;
             at += n;
         }
         Ok(())
+    }
+
+    /// Does what of a fill can be done to a page as such, from `at` on; how many clusters that is.
+    fn fill_page(&mut self, at: u64, end: u64, state: State) -> Option<u64> {
+        let per_page = self.per_table * PAGE as u64;
+        let index = at / per_page;
+        let stop = ((index + 1) * per_page).min(self.clusters);
+        let page = self.pages.get_mut(usize::try_from(index).ok()?)?;
+        let all = stop - index * per_page;
+        let zero = match page {
+            Page::Uniform(old) if *old == state => return Some(stop.min(end) - at),
+            // Only a part of it, or what knows places in the file.
+            _ if at != index * per_page || end < stop => return None,
+            Page::Tables(tables) if tables.iter().any(|t| t.tally.hosts > 0) => return None,
+            Page::Tables(tables) => tables.iter().map(|t| t.tally.zero).sum(),
+            Page::Uniform(State::Zero) => all,
+            Page::Uniform(_) => 0,
+        };
+        *page = Page::Uniform(state);
+        self.tally.zero -= zero;
+        if state == State::Zero {
+            self.tally.zero += all;
+        }
+        Some(all)
     }
 
     /// The run of clusters from `at` on, at most `max`, whose state is the same and whose host
@@ -245,22 +326,27 @@ impl Slots {
 
     fn uniform_until(&self, cluster: u64) -> Option<(State, u64)> {
         let index = cluster / self.per_table;
-        let table = self.tables.get(usize::try_from(index).ok()?)?;
-        table.uniform.map(|s| (s, (index + 1) * self.per_table))
+        let (uniform, table) = self.look(usize::try_from(index).ok()?)?;
+        let until = match table {
+            Some(_) => (index + 1) * self.per_table,
+            None => (index / PAGE as u64 + 1) * PAGE as u64 * self.per_table,
+        };
+        uniform.map(|s| (s, until))
     }
 
     /// Whether an L2 table has anything to say at all.
     pub(super) fn speaks(&self, table: usize) -> bool {
-        self.tables
-            .get(table)
-            .is_some_and(|t| t.tally.data + t.tally.zero > 0)
+        match self.look(table) {
+            Some((_, Some(table))) => table.tally.data + table.tally.zero > 0,
+            Some((uniform, None)) => uniform == Some(State::Zero),
+            None => false,
+        }
     }
 
     /// The clusters of one table, in order; at most as many as the disk has.
     pub(super) fn words(&self, table: usize) -> impl Iterator<Item = Word> + '_ {
         let len = self.table_len(table as u64);
-        let table = self.tables.get(table);
-        let uniform = table.and_then(|t| t.uniform);
+        let (uniform, table) = self.look(table).unwrap_or_default();
         let words = table.and_then(|t| t.words.as_deref());
         (0..len).map(move |i| {
             let word = usize::try_from(i)
@@ -276,8 +362,7 @@ impl Slots {
 
     /// The host clusters that are owned but hold nothing that the guest sees.
     pub(super) fn unseen_hosts(&self) -> impl Iterator<Item = u64> + '_ {
-        self.tables
-            .iter()
+        self.there()
             .filter(|t| t.tally.hosts > t.tally.data)
             .flat_map(|t| {
                 let hidden = t.uniform.is_some();
@@ -292,6 +377,19 @@ impl Slots {
 }
 
 impl Table {
+    /// All `len` clusters in this state (never `Data`), without a host cluster.
+    fn uniform(state: State, len: u64) -> Self {
+        let zero = if state == State::Zero { len } else { 0 };
+        Self {
+            uniform: Some(state),
+            words: None,
+            tally: Tally {
+                zero,
+                ..Tally::default()
+            },
+        }
+    }
+
     /// The entries, awake: dormant ones take the uniform state first.
     fn dense(&mut self, len: u64) -> Result<&mut [u64]> {
         let uniform = self.uniform.take();

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::layout::MAX_L1_BYTES;
+use super::layout::{MAX_BACKING_FORMAT, MAX_L1_BYTES, MAX_VIRTUAL_SIZE, SECTOR};
 use super::place::{Place, Run};
 use super::seal::Seal;
 use super::slots::{Slots, State, Tally, Word};
@@ -21,12 +21,24 @@ use crate::range::{ClusterIndex, ClusterSize, GuestOffset, GuestRange, HostOffse
 /// What a new image is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateOptions {
-    /// The disk's size in bytes, any value.
+    /// The disk's size in bytes, any value up to 2^60. The image's header says [`image_size`] of it.
     pub virtual_size: u64,
     /// 64 KiB to 2 MiB.
     pub cluster: ClusterSize,
     /// The parent, for an overlay.
     pub backing: Option<Backing>,
+}
+
+/// The size that a header says for a disk of so many bytes (at most 2^60): whole sectors of 512,
+/// since QEMU drops the rest of one. The bytes in between read as zero.
+pub const fn image_size(disk: u64) -> u64 {
+    disk.div_ceil(SECTOR).saturating_mul(SECTOR)
+}
+
+/// Whether a header's size fits a disk of so many bytes: [`image_size`] of it, or, in images of our
+/// first versions, its very size.
+pub const fn is_image_size(header: u64, disk: u64) -> bool {
+    header == disk || header == image_size(disk)
 }
 
 /// What a guest cluster is at present.
@@ -104,7 +116,16 @@ impl Writer {
         }
         let clusters = cluster.count(options.virtual_size);
         let l1_bytes = clusters.div_ceil(cluster.bytes() / 8) * 8;
-        if options.virtual_size > i64::MAX.unsigned_abs() || l1_bytes > MAX_L1_BYTES {
+        if options.virtual_size > MAX_VIRTUAL_SIZE {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "a disk of {} bytes is larger than {MAX_VIRTUAL_SIZE}, the most that is opened",
+                    options.virtual_size
+                ),
+            ));
+        }
+        if l1_bytes > MAX_L1_BYTES {
             return Err(Error::new(
                 ErrorKind::TooLarge,
                 format!(
@@ -117,10 +138,14 @@ impl Writer {
         }
         if let Some(backing) = &options.backing {
             super::safe_backing_name(&backing.name)?;
-            if backing.format.is_none() {
+            let format = backing.format.as_deref().unwrap_or_default();
+            if format.is_empty() || format.len() > MAX_BACKING_FORMAT {
                 return Err(Error::new(
                     ErrorKind::Denied,
-                    "a parent needs its format named: probing is never left to a reader",
+                    format!(
+                        "a parent needs its format named, in {MAX_BACKING_FORMAT} bytes at most: \
+                         probing is never left to a reader"
+                    ),
                 ));
             }
         }
@@ -137,7 +162,7 @@ impl Writer {
         self.options.cluster
     }
 
-    /// The disk's size in bytes.
+    /// The disk's exact size in bytes.
     pub const fn virtual_size(&self) -> u64 {
         self.options.virtual_size
     }

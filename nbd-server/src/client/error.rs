@@ -57,6 +57,16 @@ pub enum ClientError {
         /// What is wrong with it.
         why: Cow<'static, str>,
     },
+    /// The server cuts a range into more extents than are taken at once; the connection lives on.
+    #[error("the map of {len} bytes from byte {at} on has more than {most} extents")]
+    TooManyExtents {
+        /// Where the range begins.
+        at: u64,
+        /// Its bytes.
+        len: u64,
+        /// So many are taken.
+        most: usize,
+    },
     /// The connection was closed by us.
     #[error("the connection to the NBD server is closed")]
     Closed,
@@ -111,6 +121,7 @@ impl ClientError {
             }
             Self::Io(_) => "check the network and the server's log, then try again",
             Self::Timeout(_) => "check the network and the server's load, or allow more time",
+            Self::TooManyExtents { .. } => "map a part of the range at a time",
             Self::Protocol(_) => "this is a fault of the server: see its version and log",
             Self::Refused { refusal, .. } => match refusal {
                 Refusal::Unknown => "check the export's name; LIST shows the public ones",

@@ -54,6 +54,9 @@ type Result<T> = std::result::Result<T, ClientError>;
 /// The longest request without a payload that a 32-bit length can carry, in whole 64 KiB.
 const MAX_COMPACT: u64 = (u32::MAX as u64) & !0xffff;
 
+/// Extents that one [`Client::map`] takes: more than a disk of 64 GiB in blocks of 64 KiB can have.
+const MAX_EXTENTS: usize = 1 << 20;
+
 /// A handle to one connection to one export.
 #[derive(Clone)]
 pub struct Client {
@@ -175,6 +178,8 @@ impl Client {
 
     /// The extents of a negotiated context from `at` on: at least one, together at most `len`
     /// bytes; a server may tell fewer than asked for. See [`map`](Self::map) for all of them.
+    /// Every extent is of whole minimum blocks, except where the disk ends; a server that tells
+    /// others has broken the protocol.
     pub async fn block_status(
         &self,
         context: &str,
@@ -194,20 +199,44 @@ impl Client {
         let answer = self
             .call(cmd::BLOCK_STATUS, 0, at, len, Bytes::new(), None)
             .await?;
-        answer
+        let extents = answer
             .into_iter()
             .find_map(|(found, extents)| (found == *id).then_some(extents))
-            .ok_or(ClientError::protocol("a block status without its context"))
+            .ok_or(ClientError::protocol("a block status without its context"))?;
+        let (unit, size) = (u64::from(self.info().block_size.minimum), self.info().size);
+        let mut end = at;
+        for extent in &extents {
+            end = end.saturating_add(extent.len);
+            if unit > 1 && end != size && !extent.len.is_multiple_of(unit) {
+                return Err(ClientError::protocol("an extent of broken blocks"));
+            }
+        }
+        Ok(extents)
     }
 
     /// All extents of a range, in order and merged, as `(offset, extent)`.
+    ///
+    /// # Errors
+    /// Also [`ClientError::TooManyExtents`] where the server tells more than 1048576 for the range:
+    /// ask for a part of it at a time.
     pub async fn map(&self, context: &str, at: u64, len: u64) -> Result<Vec<(u64, StatusExtent)>> {
         self.check(cmd::BLOCK_STATUS, at, len)?;
         let (mut next, end) = (at, at + len);
         let mut found: Vec<(u64, StatusExtent)> = Vec::new();
+        let mut told = 0;
         while next < end {
             // Each answer holds an extent, and no extent is empty: this advances.
-            for extent in self.block_status(context, next, end - next).await? {
+            let extents = self.block_status(context, next, end - next).await?;
+            // Also those that merge: a byte at a time would take for ever.
+            told += extents.len();
+            if told > MAX_EXTENTS {
+                return Err(ClientError::TooManyExtents {
+                    at,
+                    len,
+                    most: MAX_EXTENTS,
+                });
+            }
+            for extent in extents {
                 match found.last_mut() {
                     Some((_, last)) if last.flags == extent.flags => last.len += extent.len,
                     _ => found.push((next, extent)),

@@ -209,6 +209,24 @@ fn limits_of_length_and_number() {
 }
 
 #[test]
+fn plain_newstyle_knows_the_name_alone() {
+    for number in [opt::GO, opt::LIST, opt::ABORT, 4711] {
+        let mut handshake = Handshake::new(&Limits::default(), TlsState::Off);
+        handshake.output().clear();
+        assert_eq!(handshake.advance(&[0; 4]), (4, Step::Next));
+        let mut bytes = Vec::new();
+        option(&mut bytes, number, b"");
+        let closed = Step::Close(Close::NotFixed(number));
+        assert_eq!(handshake.advance(&bytes), (16, closed));
+        assert!(handshake.output().is_empty());
+    }
+    let mut handshake = Handshake::new(&Limits::default(), TlsState::Off);
+    assert_eq!(handshake.advance(&[0; 4]), (4, Step::Next));
+    let step = send(&mut handshake, opt::EXPORT_NAME, b"d");
+    assert_eq!(step, Step::Open("d".into()));
+}
+
+#[test]
 fn block_sizes_are_made_legal() {
     let sizes = BlockSize {
         minimum: 3,

@@ -18,6 +18,7 @@ use super::inbox::Inbox;
 use super::outbox::Outbox;
 use super::receive::receive;
 use super::stall::Stall;
+use super::unserved::Unserved;
 use super::write::Part;
 use super::{Counts, End, Summary};
 use crate::buffer::BufferPool;
@@ -32,22 +33,22 @@ const ROUNDS: usize = 16;
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// An operation to start.
-pub(super) enum Job<B> {
+pub(super) enum Job<B, X: Export> {
     /// One buffer of a WRITE.
-    Write(Part<B>),
+    Write(Part<B, X>),
     /// Anything without a payload.
-    Call(Call, OwnedSemaphorePermit),
+    Call(Call, Unserved<X>, OwnedSemaphorePermit),
 }
 
 /// What receiving, working and replying share.
-pub(super) struct Connection<S, P: BufferPool, X> {
+pub(super) struct Connection<S, P: BufferPool, X: Export> {
     pub(super) stream: RefCell<S>,
     pub(super) pool: P,
     pub(super) export: Rc<X>,
     pub(super) session: Session,
     pub(super) limits: Limits,
     pub(super) outbox: RefCell<Outbox<P::Buf>>,
-    pub(super) jobs: RefCell<VecDeque<Job<P::Buf>>>,
+    pub(super) jobs: RefCell<VecDeque<Job<P::Buf, X>>>,
     /// Requests in flight.
     pub(super) requests: Arc<Semaphore>,
     /// Bytes of payloads in flight.
@@ -289,16 +290,17 @@ pub(super) fn gone(kind: std::io::ErrorKind) -> End {
     }
 }
 
-async fn work<S, P, X>(connection: Rc<Connection<S, P, X>>, job: Job<P::Buf>)
+async fn work<S, P, X>(connection: Rc<Connection<S, P, X>>, job: Job<P::Buf, X>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     P: BufferPool,
     X: Export<Buf = P::Buf>,
 {
-    let (call, _slot) = match job {
+    let (call, unserved, _slot) = match job {
         Job::Write(part) => return connection.write_part(part).await,
-        Job::Call(call, slot) => (call, slot),
+        Job::Call(call, unserved, slot) => (call, unserved, slot),
     };
+    unserved.served();
     let export = &connection.export;
     let (result, fua) = match call.command {
         Command::Read { .. } => return connection.read(&call).await,

@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::End;
 use super::connection::{Connection, Job, gone};
 use super::inbox::{AHEAD, Inbox};
+use super::unserved::Unserved;
 use super::write::{Part, Write};
 use crate::buffer::{BufferPool, Purpose};
 use crate::export::Export;
@@ -41,7 +42,7 @@ where
     }
 }
 
-struct Receiver<'a, S, P: BufferPool, X> {
+struct Receiver<'a, S, P: BufferPool, X: Export> {
     connection: &'a Connection<S, P, X>,
     inbox: Inbox,
     /// Requests are small: read as much as there is. Else only the header, so that the payload
@@ -69,17 +70,21 @@ where
         let slot = permit(&connection.requests, 1).await;
         let event = self.header().await?;
         connection.count(|counts| counts.requests += 1);
+        let unserved = |at, len| Unserved::new(&connection.export, at, len);
         match event {
-            Event::Call(call) => match call.command {
-                Command::Write { fua } => self.write(call, fua, slot).await?,
-                _ => {
-                    connection
-                        .jobs
-                        .borrow_mut()
-                        .push_back(Job::Call(call, slot));
-                    self.ahead = true;
-                }
-            },
+            Event::Call(call) => {
+                let changes = match call.command {
+                    Command::Write { fua } => {
+                        let unserved = unserved(call.at, call.len);
+                        return self.write(call, fua, unserved, slot).await;
+                    }
+                    Command::Zero { .. } | Command::Trim { .. } => call.len,
+                    Command::Read { .. } | Command::Status { .. } | Command::Flush => 0,
+                };
+                let job = Job::Call(call, unserved(call.at, changes), slot);
+                connection.jobs.borrow_mut().push_back(job);
+                self.ahead = true;
+            }
             Event::Nothing { cookie, at, read } => {
                 connection.outbox.borrow_mut().reply(|out| {
                     connection.session.success(out, cookie, at, read);
@@ -91,12 +96,19 @@ where
                 error,
                 why,
                 skip,
+                changes,
             }) => {
+                let unserved = unserved(at, changes);
                 self.skip(skip).await?;
+                // The export knows before the client does.
+                drop(unserved);
                 connection.fail((cookie, at), error, why, None);
             }
             Event::Disconnect => return Err(End::Disconnected),
-            Event::Broken(why) => return Err(End::Broken(why)),
+            Event::Broken { why, at, changes } => {
+                drop(unserved(at, changes));
+                return Err(End::Broken(why));
+            }
         }
         Ok(())
     }
@@ -121,6 +133,7 @@ where
         &mut self,
         call: Call,
         fua: bool,
+        mut unserved: Unserved<X>,
         slot: OwnedSemaphorePermit,
     ) -> Result<(), End> {
         let connection = self.connection;
@@ -137,6 +150,7 @@ where
             let part = Part {
                 at,
                 buf,
+                unserved: unserved.split(stop - at),
                 permit,
                 write: Rc::clone(&write),
             };
@@ -214,7 +228,7 @@ where
     }
 }
 
-fn arrived<S, P: BufferPool, X>(
+fn arrived<S, P: BufferPool, X: Export>(
     connection: &Connection<S, P, X>,
     got: std::io::Result<usize>,
     inside: bool,
@@ -232,7 +246,7 @@ fn arrived<S, P: BufferPool, X>(
 
 /// Before each call to the system: lets the loop start what was received and send what is ready,
 /// so that a batch is what one receive brought.
-async fn give_way<S, P: BufferPool, X>(connection: &Connection<S, P, X>) {
+async fn give_way<S, P: BufferPool, X: Export>(connection: &Connection<S, P, X>) {
     let mut once = false;
     poll_fn(|_| {
         if std::mem::replace(&mut once, true) {

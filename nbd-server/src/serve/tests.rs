@@ -3,6 +3,7 @@
 mod data;
 mod limits;
 mod probes;
+mod refused;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -159,6 +160,10 @@ impl Export for Spy {
     async fn flush(&self) -> Result<(), NbdError> {
         self.note("flush".into());
         Ok(())
+    }
+
+    fn refused(&self, at: u64, len: u64) {
+        self.note(format!("refused {at} {len}"));
     }
 
     async fn block_status(

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::connection::Connection;
+use super::unserved::Unserved;
 use crate::buffer::BufferPool;
 use crate::error::NbdError;
 use crate::export::Export;
@@ -35,9 +36,10 @@ impl Write {
 }
 
 /// One full buffer of it.
-pub(super) struct Part<B> {
+pub(super) struct Part<B, X: Export> {
     pub(super) at: u64,
     pub(super) buf: B,
+    pub(super) unserved: Unserved<X>,
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) write: Rc<Write>,
 }
@@ -48,14 +50,16 @@ where
     P: BufferPool,
     X: Export<Buf = P::Buf>,
 {
-    pub(super) async fn write_part(&self, part: Part<P::Buf>) {
+    pub(super) async fn write_part(&self, part: Part<P::Buf, X>) {
         let Part {
             at,
             buf,
+            unserved,
             permit,
             write,
         } = part;
         let len = u64::try_from(buf.as_ref().len()).unwrap_or(u64::MAX);
+        unserved.served();
         let done = self.export.write(at, buf).await;
         // The buffer and its bytes are free before the reply is: the next payload may come.
         drop(done.buf);

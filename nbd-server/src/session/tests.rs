@@ -82,7 +82,12 @@ fn read_only_and_what_is_not_offered() {
     ));
     assert_eq!(judge(&session, cmd::DISC, 0, 0, 0), Event::Disconnect);
     let magic = session.decode(&[0; 28]);
-    assert_eq!(magic, Event::Broken(Broken::Magic));
+    let broken = Event::Broken {
+        why: Broken::Magic,
+        at: 0,
+        changes: 0,
+    };
+    assert_eq!(magic, broken);
 }
 
 #[test]
@@ -99,7 +104,12 @@ fn payload_lengths() {
     let over = refused(judge(&compact, cmd::WRITE, 0, 0, 65 << 20));
     assert_eq!(over, (NbdError::Invalid, 65 << 20));
     let far = judge(&compact, cmd::WRITE, 0, 0, 129 << 20);
-    assert_eq!(far, Event::Broken(Broken::Payload(129 << 20)));
+    let broken = |len| Event::Broken {
+        why: Broken::Payload(len),
+        at: 0,
+        changes: len,
+    };
+    assert_eq!(far, broken(129 << 20));
     assert_eq!(
         refused(judge(&compact, cmd::READ, 0, 0, 65 << 20)),
         (NbdError::Overflow, 0)
@@ -125,7 +135,7 @@ fn payload_lengths() {
     );
     assert_eq!(
         judge(&extended, cmd::TRIM, flag, 0, 1 << 40),
-        Event::Broken(Broken::Payload(1 << 40))
+        broken(1 << 40)
     );
     assert!(matches!(
         judge(&extended, cmd::WRITE_ZEROES, 0, 0, 1 << 40),

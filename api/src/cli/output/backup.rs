@@ -3,6 +3,9 @@
 use super::{bytes, or_dash, table};
 use crate::types::{Backup, BackupDisk, BackupList, Deletion};
 
+/// What every image has unless its start said otherwise: not worth a line.
+const USUAL_CLUSTER: u64 = 64 << 10;
+
 pub(in crate::cli) fn backups(list: &BackupList) -> String {
     if list.backups.is_empty() {
         return "no restore points".to_owned();
@@ -15,6 +18,8 @@ pub(in crate::cli) fn backups(list: &BackupList) -> String {
             b.backup_type.to_string(),
             if b.missing {
                 "missing".to_owned()
+            } else if b.damage.is_some() {
+                "damaged".to_owned()
             } else {
                 state(b)
             },
@@ -67,6 +72,9 @@ pub(in crate::cli) fn backup(b: &Backup) -> String {
     if b.missing {
         lines.push("  missing     the repository no longer holds its files".to_owned());
     }
+    if let Some(damage) = &b.damage {
+        lines.push(format!("  damaged     {damage}"));
+    }
     if let Some(message) = &b.error_message {
         let code = or_dash(b.error_code.as_ref());
         lines.push(format!("  error       {message} ({code})"));
@@ -86,6 +94,9 @@ fn disk(d: &BackupDisk, lines: &mut Vec<String>) {
         d.size_bytes,
         bytes(d.stored_bytes)
     ));
+    if d.cluster_size > USUAL_CLUSTER {
+        lines.push(format!("    clusters  {}", bytes(d.cluster_size)));
+    }
     for (name, value) in [
         ("base", &d.base_change_id),
         ("becomes", &d.change_id),

@@ -22,7 +22,7 @@ pub(super) use backup::{backup, backups, deletion};
 pub(super) use chain::chains;
 pub(super) use job::{job, jobs};
 pub(super) use server::{
-    declared, health, reload, repositories, restore_export, restore_exports, vm, vms,
+    declared, health, quarantine, reload, repositories, restore_export, restore_exports, vm, vms,
 };
 
 /// Whether this process is root's: decides the default data directory.

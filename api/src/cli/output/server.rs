@@ -1,8 +1,9 @@
 //! The daemon's own things for people: health, repositories, machines, exports.
 
-use super::{bytes, table};
+use super::{bytes, or_dash, table};
 use crate::types::{
-    ExportList, Health, Reload, RepositoryList, RestoreExport, RestoreExportList, Vm, VmList,
+    ExportList, Health, Quarantine, Reload, RepositoryList, RestoreExport, RestoreExportList, Vm,
+    VmList,
 };
 
 pub(in crate::cli) fn health(url: &str, h: &Health) -> String {
@@ -11,13 +12,15 @@ pub(in crate::cli) fn health(url: &str, h: &Health) -> String {
         .as_deref()
         .map(|x| format!(" ({x})"))
         .unwrap_or_default();
-    format!(
+    let mut lines = vec![format!(
         "{} at {url}: sendensed {}{commit}, storage by {}, up since {}",
         h.status,
         h.version,
         h.io_engine,
         h.started_at.short()
-    )
+    )];
+    lines.extend(h.problems.iter().map(|p| format!("  problem     {p}")));
+    lines.join("\n")
 }
 
 pub(in crate::cli) fn repositories(list: &RepositoryList) -> String {
@@ -33,6 +36,27 @@ pub(in crate::cli) fn repositories(list: &RepositoryList) -> String {
                 [] if r.enabled => "ok".to_owned(),
                 [] => "off".to_owned(),
                 problems => problems.join("; "),
+            },
+        ]);
+    }
+    t.trim_fmt()
+}
+
+pub(in crate::cli) fn quarantine(q: &Quarantine) -> String {
+    if q.finds.is_empty() {
+        return format!("nothing lies in the quarantine of {}", q.repository);
+    }
+    let mut t = table(&["backup", "vm", "disk", "type", "bytes", "adoptable"]);
+    for f in &q.finds {
+        t.add_row([
+            f.backup_id.clone().unwrap_or_else(|| f.locator.clone()),
+            f.vm_name.clone().unwrap_or_else(|| f.vm_id.clone()),
+            f.disk_id.to_string(),
+            or_dash(f.backup_type),
+            bytes(f.bytes),
+            match &f.why_not {
+                None => "yes".to_owned(),
+                Some(why) => format!("no: {why}"),
             },
         ]);
     }
@@ -128,6 +152,9 @@ pub(in crate::cli) fn reload(r: &Reload) -> String {
         lines.extend(names.iter().map(|name| format!("{verb} {name}")));
     }
     lines.push(format!("{} unchanged", r.unchanged));
+    if r.certificates {
+        lines.push("certificates read again".to_owned());
+    }
     lines.extend(r.refused.iter().map(|why| format!("refused {why}")));
     lines.extend(r.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")

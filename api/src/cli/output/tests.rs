@@ -159,4 +159,12 @@ fn the_rest_is_drawn_too() {
         "added": ["a"], "removed": [], "changed": ["b"], "unchanged": 3,
     }));
     assert_eq!(reload(&changed), "added a\nchanged b\n3 unchanged");
+    let renewed: Reload = of(json!({
+        "added": [], "removed": [], "changed": [], "unchanged": 0, "certificates": true,
+        "refused": ["c: in use"],
+    }));
+    assert_eq!(
+        reload(&renewed),
+        "0 unchanged\ncertificates read again\nrefused c: in use"
+    );
 }

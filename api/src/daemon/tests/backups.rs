@@ -1,6 +1,7 @@
 //! Start, complete, cancel, delete: what is accepted and what is refused.
 
 use super::*;
+use crate::service::ListQuery;
 use crate::types::{Code, JobStatus, NewVm, NewVmDisk, Phase};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,6 +85,66 @@ async fn several_disks_are_one_point_or_none() {
         Code::DiskNotFound
     );
     assert_eq!(w.read(&id, 0).await, first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_of_which_a_part_is_refused_changes_nothing() {
+    let w = World::new().await;
+    let disks = vec![disk(0, MIB), disk(1, MIB)];
+    let b = w
+        .begin(start("db2", BackupType::Full, disks))
+        .await
+        .unwrap();
+    let id = b.backup_id.clone();
+    let bytes = pattern(3, 1 << 20);
+    w.write(&b, 0, 0, &bytes).await;
+    w.write(&b, 1, 0, &bytes).await;
+    w.complete(&id, &[(1, Some("one"))]).await.unwrap();
+    let refused = [
+        (vec![(0, Some("a")), (7, None)], Code::DiskNotFound),
+        (vec![(0, Some("a")), (0, Some("b"))], Code::Invalid),
+        (vec![(0, Some("a")), (0, Some("a"))], Code::Invalid),
+        (vec![(0, Some("a")), (1, Some("two"))], Code::TokenConflict),
+        (vec![(0, Some("a")), (1, Some(""))], Code::Invalid),
+    ];
+    for (word, code) in refused {
+        let e = w.complete(&id, &word).await.unwrap_err();
+        assert_eq!(e.code, code, "{word:?}: {e}");
+        assert!(!w.show(&id).await.disks[0].complete, "{word:?}");
+        // It is not frozen, and no token is its own.
+        w.write(&b, 0, 0, &bytes).await;
+    }
+    let done = w.complete(&id, &[(0, Some("b")), (1, None)]).await.unwrap();
+    assert_eq!(done.status, JobStatus::Completed);
+    assert_eq!(done.disks[0].change_id.as_deref(), Some("b"));
+    let twice = [(0, Some("b")), (0, Some("b"))];
+    let e = w.complete(&id, &twice).await.unwrap_err();
+    assert_eq!(e.code, Code::Invalid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_that_finds_the_job_just_sealed_is_no_conflict() {
+    let w = World::new().await;
+    let b = w
+        .begin(start("db3", BackupType::Full, vec![disk(0, MIB)]))
+        .await
+        .unwrap();
+    w.write(&b, 0, 0, &pattern(3, 1 << 20)).await;
+    // Found while it ran, asked after its end.
+    let running = w.service().running_job(&b.backup_id).unwrap();
+    w.complete(&b.backup_id, &[(0, Some("a"))]).await.unwrap();
+    for named in [Vec::new(), vec![0]] {
+        let disks = named.into_iter().map(|disk_id| CompleteDisk {
+            disk_id,
+            change_id: None,
+        });
+        let body = Complete {
+            disks: disks.collect(),
+        };
+        let late = w.service().complete_pushed(&running, &body).unwrap();
+        assert_eq!(late, None, "what was sealed answers");
+    }
+    w.complete(&b.backup_id, &[]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,4 +381,36 @@ async fn a_point_in_use_is_not_deleted() {
     w.service().end_restore_export(&export.export_id).unwrap();
     delete().await.unwrap();
     assert!(w.service().restore_exports().exports.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_can_be_cancelled_as_soon_as_it_can_be_seen() {
+    let w = World::new().await;
+    let running = ListQuery {
+        status: Some("running".to_owned()),
+        limit: 10,
+        ..ListQuery::default()
+    };
+    for n in 0..8 {
+        let (service, caller) = (w.service().clone(), w.caller.clone());
+        let starting = tokio::spawn(async move {
+            let disks = vec![disk(0, MIB), disk(1, MIB)];
+            let start = start(&format!("vm{n}"), BackupType::Full, disks);
+            service.start_backup(&caller, start).await
+        });
+        let id = loop {
+            let list = w.service().list_backups(&w.caller, &running).await.unwrap();
+            if let Some(b) = list.backups.first() {
+                break b.backup_id.clone();
+            }
+        };
+        let ended = w.service().cancel_backup(&w.caller, &id).await.unwrap();
+        assert_eq!(ended.status, JobStatus::Cancelled);
+        if let Err(e) = starting.await.unwrap() {
+            assert_eq!(e.code, Code::Cancelled);
+        }
+        assert_eq!(w.show(&id).await.error_code.as_deref(), Some("cancelled"));
+        assert!(w.files().is_empty(), "{:?}", w.files());
+    }
+    assert!(w.service().plane().registry().list().is_empty());
 }

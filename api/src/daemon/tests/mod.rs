@@ -1,6 +1,9 @@
 //! The rules, tried on a whole daemon in one process: real files, a real NBD socket, no HTTP.
 
 mod backups;
+mod damage;
+mod leftovers;
+mod order;
 mod places;
 mod restarts;
 
@@ -216,6 +219,7 @@ fn start(vm: &str, kind: BackupType, disks: Vec<StartDisk>) -> StartBackup {
         backup_type: kind,
         repository: None,
         allow_full: false,
+        cluster_size: None,
         disks: Some(disks),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sendense_engine::repository::BackupId;
 use sendense_nbd::registry::Removal;
 
+use super::jobs::Found;
 use super::running::{Running, Stage};
 use crate::auth::Caller;
 use crate::service::{Fault, Result, Service, blocking, to_the_end};
@@ -22,18 +23,19 @@ impl Service {
     /// `POST /backup/{id}/cancel`. Cancelling what was cancelled is fine.
     pub async fn cancel_backup(&self, caller: &Caller, id: &str) -> Result<Backup> {
         let id = self.resolve_backup(id, None).await?;
-        let Some(running) = self.running_job(&id) else {
-            let view = self.view_backup(caller, &id).await?;
-            if view.status == crate::types::JobStatus::Cancelled {
-                return Ok(view);
-            }
-            return Err(Fault::new(
-                Code::WrongState,
-                format!("{id} is {}: there is nothing to cancel", view.status),
-            ));
-        };
         let fault = Fault::new(Code::Cancelled, format!("{} cancelled it", caller.name));
-        self.end_running(&running, "cancelled", fault).await?;
+        match self.jobs().find_or_end(&id, ("cancelled", fault.clone())) {
+            Found::Running(running) => self.end_running(&running, "cancelled", fault).await?,
+            Found::Starting => {
+                self.jobs().started(&id).await;
+                // The start itself ends it: nothing of it was given to anybody yet.
+                if let Some(running) = self.running_job(&id) {
+                    running.ended().await;
+                }
+                self.cancelled(caller, &id).await?;
+            }
+            Found::None => return self.cancelled(caller, &id).await,
+        }
         let mut tx = self.store().begin_write().await?;
         tx.audit(&AuditRow {
             at: Time::now().micros(),
@@ -45,6 +47,18 @@ impl Service {
         .await?;
         tx.commit().await?;
         self.view_backup(caller, &id).await
+    }
+
+    /// A job that has ended because somebody asked for that; any other end is a refusal.
+    async fn cancelled(&self, caller: &Caller, id: &str) -> Result<Backup> {
+        let view = self.view_backup(caller, id).await?;
+        if view.status == crate::types::JobStatus::Cancelled {
+            return Ok(view);
+        }
+        Err(Fault::new(
+            Code::WrongState,
+            format!("{id} is {}: there is nothing to cancel", view.status),
+        ))
     }
 
     /// Ends a job that cannot go on. Where it ends already, that is left to whoever ends it.
@@ -65,14 +79,18 @@ impl Service {
         let leaving = running.begin_end()?;
         let (service, running) = (self.clone(), Arc::clone(running));
         to_the_end(async move {
-            let mut growing = Vec::new();
-            for disk in leaving {
+            // All are cut before any is waited for, and the wait is one for all of them.
+            for disk in &leaving {
                 if let Some(name) = &disk.export {
                     // An export that was never opened is no trouble.
                     let _ = service.plane().registry().remove(name, Removal::Hard);
                 }
                 disk.ingest.abort();
-                let drained = tokio::time::timeout(DRAIN, disk.ingest.drained());
+            }
+            let deadline = tokio::time::Instant::now() + DRAIN;
+            let mut growing = Vec::new();
+            for disk in leaving {
+                let drained = tokio::time::timeout_at(deadline, disk.ingest.drained());
                 if drained.await.is_err() {
                     tracing::warn!(backup = %running.id, "operations were still in flight at its end");
                 }
@@ -89,7 +107,7 @@ impl Service {
                 tracing::warn!(backup = %running.id, "an unfinished file stays: {e}");
             }
             service.record_end(&running.id, status, &fault).await;
-            service.running().remove(running.id.as_str());
+            service.jobs().remove(running.id.as_str());
             running.enter(Stage::Ended(Some(fault)));
             Ok(())
         })
@@ -121,10 +139,14 @@ impl Service {
 
     /// Ends every job that runs, at a shutdown.
     pub async fn end_all(&self) {
-        let all: Vec<Arc<Running>> = self.running().values().cloned().collect();
-        for running in all {
-            let fault = Fault::new(Code::Interrupted, "the daemon was stopped");
-            self.fail(&running, fault).await;
+        let fault = Fault::new(Code::Interrupted, "the daemon was stopped");
+        self.jobs().stop(&fault).await;
+        // At once: each may have to wait for what its movers have in flight.
+        let mut ends = tokio::task::JoinSet::new();
+        for running in self.jobs().all() {
+            let (service, fault) = (self.clone(), fault.clone());
+            ends.spawn(async move { service.fail(&running, fault).await });
         }
+        while ends.join_next().await.is_some() {}
     }
 }

@@ -18,11 +18,12 @@ use crate::service::Result;
 pub(super) fn create(
     disk: &PlanDisk,
     growing: &Growing,
+    cluster: ClusterSize,
     parent: Option<Arc<Chain>>,
 ) -> Result<(Arc<Ingest>, u64)> {
     let create = CreateOptions {
         virtual_size: disk.size,
-        cluster: ClusterSize::DEFAULT,
+        cluster,
         backing: growing.backing().map(|name| Backing {
             name: name.to_owned(),
             format: Some("qcow2".to_owned()),

@@ -13,6 +13,7 @@ mod changes;
 mod complete;
 mod end;
 mod ingest;
+mod jobs;
 mod plan;
 mod pull;
 mod running;
@@ -21,6 +22,7 @@ mod start;
 mod view;
 mod watch;
 
+pub(super) use jobs::Jobs;
 pub(super) use running::Running;
 pub(super) use source::{Place, check_remote, paths, refusal};
 pub(super) use view::{parse, rate};

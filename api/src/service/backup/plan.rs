@@ -6,16 +6,20 @@
 use sendense_engine::repository::{
     BackupKind, ChangeToken, ContextId, DeviceKey, DiskNumber, VmId,
 };
-use sendense_formats::{ChangeList, GuestRange};
+use sendense_formats::{ChangeList, ClusterSize, GuestRange};
 
 use super::source::Place;
 use crate::service::vms::{check_size, plan_vm};
 use crate::service::{Fault, Result, Service, VmRef};
 use crate::store::{VmDiskRow, VmRow};
-use crate::types::{BackupType, Change, Code, NewVm, NewVmDisk, StartBackup, StartDisk};
+use crate::types::{
+    BackupType, Change, Code, ImageFormat, NewVm, NewVmDisk, StartBackup, StartDisk,
+};
 
 /// The most disks of one backup.
 const MAX_DISKS: usize = 256;
+const MIN_CLUSTER: u64 = 64 << 10;
+const MAX_CLUSTER: u64 = 2 << 20;
 
 /// A start, made whole.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub(super) struct Plan {
     /// The machine is new.
     pub(super) created: bool,
     pub(super) kind: BackupKind,
+    /// The cluster size of its images.
+    pub(super) cluster: ClusterSize,
     pub(super) disks: Vec<PlanDisk>,
 }
 
@@ -58,6 +64,7 @@ impl Service {
             name: start.vm_name.as_deref(),
             id: start.vm_id.as_deref(),
         };
+        let cluster = cluster_size(start.cluster_size)?;
         let found = self.find_vm(vm).await?;
         let created = found.is_none();
         let specs = start.disks.unwrap_or_default();
@@ -118,6 +125,7 @@ impl Service {
             row,
             created,
             kind,
+            cluster,
             disks,
         })
     }
@@ -138,12 +146,18 @@ impl Service {
         let place = Place::parse(&source)?;
         let found = match &place {
             Place::Push => None,
-            place => Some(
-                self.source_size(place)
-                    .await
-                    .map_err(|f| f.about(format!("disk {number}")))?,
-            ),
+            place => {
+                let about = |f: Fault| f.about(format!("disk {number}"));
+                let (size, container) = self.look_at(place).await.map_err(about)?;
+                check_format(spec.source_format, container).map_err(about)?;
+                Some(size)
+            }
         };
+        if found.is_none() && spec.source_format.is_some() {
+            return Err(Fault::invalid(format!(
+                "disk {number}: source_format is for a source that the daemon reads itself"
+            )));
+        }
         let size = match (spec.size_bytes, found) {
             (Some(said), Some(found)) if said != found => {
                 return Err(Fault::invalid(format!(
@@ -184,6 +198,47 @@ impl Service {
             token: token(spec.change_id)?,
             changes,
         })
+    }
+}
+
+/// The cluster sizes that images are written with. Each image has its own: an overlay may differ
+/// from what it builds on.
+fn cluster_size(bytes: Option<u64>) -> Result<ClusterSize> {
+    let Some(bytes) = bytes else {
+        return Ok(ClusterSize::DEFAULT);
+    };
+    ClusterSize::from_bytes(bytes)
+        .filter(|_| (MIN_CLUSTER..=MAX_CLUSTER).contains(&bytes))
+        .ok_or_else(|| {
+            Fault::invalid(format!("cluster_size is {bytes}")).hint(format!(
+                "it is a power of two, {MIN_CLUSTER} to {MAX_CLUSTER} bytes; {MIN_CLUSTER} where \
+                 it is left out"
+            ))
+        })
+}
+
+/// A source is read byte for byte, as the disk itself. One that is a disk image in a format of its
+/// own would become a restore point of the container, which nobody can boot: only whoever says
+/// `raw` means that.
+fn check_format(said: Option<ImageFormat>, container: Option<&str>) -> Result<()> {
+    match (said, container) {
+        (Some(ImageFormat::Raw), _) | (None, None) => Ok(()),
+        (Some(ImageFormat::Qcow2), _) => Err(Fault::new(
+            Code::Unsupported,
+            "a source is read raw; source_format qcow2 is not read yet",
+        )
+        .hint("convert it with `sendense-image convert`, or serve its content over NBD")),
+        (None, Some(format)) => Err(Fault::new(
+            Code::Unsupported,
+            format!(
+                "the source is a {format} image, and would be backed up as if it were the disk"
+            ),
+        )
+        .hint(
+            "convert it to raw (`sendense-image convert`, `qemu-img convert`) or serve its content \
+             over NBD; where these bytes are the disk itself, say source_format: \"raw\" \
+             (--disk N,format=raw)",
+        )),
     }
 }
 

@@ -53,12 +53,15 @@ impl Pull {
 }
 
 impl Service {
-    /// The size of a source, which must be there and allowed.
-    pub(super) async fn source_size(&self, place: &Place) -> Result<u64> {
+    /// The size of a source, which must be there and allowed; and the container format that it is
+    /// by its magic, if any.
+    pub(super) async fn look_at(&self, place: &Place) -> Result<(u64, Option<&'static str>)> {
         let source = self.pull_source(place).await?;
-        let opened =
-            self.on_plane(move |_| async move { Ok(OpenSource::open(source).await?.size()) });
-        opened.await
+        let looked = self.on_plane(move |io| async move {
+            let source = OpenSource::open(source).await?;
+            Ok((source.size(), source.container(&io).await?))
+        });
+        looked.await
     }
 
     async fn pull_source(&self, place: &Place) -> Result<PullSource> {

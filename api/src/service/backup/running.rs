@@ -141,6 +141,13 @@ impl Running {
         matches!(self.state().stage, Stage::Ended(_))
     }
 
+    /// Until nothing more will happen.
+    pub(crate) async fn ended(&self) {
+        let mut changed = self.watch();
+        // The sender is ours and does not go.
+        let _ = changed.wait_for(|_| self.has_ended()).await;
+    }
+
     /// Begins the end of a job that has not begun to commit; its disks still hold their files.
     pub(crate) fn begin_end(&self) -> Result<Vec<Leaving>, Fault> {
         let mut state = self.state();

@@ -10,16 +10,18 @@ use sendense_engine::repository::guard::{Decision, DiskRequest, Head};
 use sendense_engine::repository::{
     BackupId, BackupKind, BeginDisk, ExportName, ExportSecret, Growing, Repository, kind_together,
 };
+use sendense_formats::ClusterSize;
 use sendense_nbd::registry::Entry;
 
 use super::ingest;
+use super::jobs::Seat;
 use super::plan::{Plan, PlanDisk};
 use super::pull::Pull;
-use super::running::{Disk, Part, Running};
+use super::running::{Disk, Part, Running, Stage};
 use super::source::Place;
 use crate::auth::{self, Caller};
 use crate::service::{Fault, Result, Service, blocking, to_the_end};
-use crate::store::{AuditRow, BackupRow, DiskRow, VmDiskRow};
+use crate::store::{AuditRow, BackupRow, DiskRow, VmDiskRow, WriteTx};
 use crate::types::{Backup, Code, StartBackup, Time};
 
 /// Connections to one export at a time.
@@ -51,23 +53,18 @@ impl Service {
         let open = self.repository(start.repository.as_deref())?;
         let repository = open.repository.clone();
         let limit = self.config().limits.running_backups;
-        if self.running().len() >= limit {
-            return Err(Fault::new(
-                Code::TooMany,
-                format!("{limit} backups run already, which is the limit"),
-            ));
-        }
+        let mut seat = self.jobs().reserve(limit)?;
         let allow_full = start.allow_full;
         let mut plan = self.plan(start).await?;
         self.refuse_while_recording(&plan.row.id)?;
         let decided = decide(&repository, &mut plan, allow_full).await?;
         let now = Time::now();
         let id = self
-            .record_start(caller, &repository, &plan, &decided, now)
+            .record_start(caller, &repository, &plan, &decided, now, &mut seat)
             .await?;
         match self.open(&repository, &plan, decided, &id, now).await {
             Ok((running, pulls)) => {
-                self.set_running(running, pulls).await?;
+                self.set_running(seat, running, pulls).await?;
                 let mut view = self.view_backup(caller, id.as_str()).await?;
                 view.vm_created = plan.created;
                 Ok(view)
@@ -87,18 +84,21 @@ impl Service {
         plan: &Plan,
         decided: &[Decided],
         now: Time,
+        seat: &mut Seat,
     ) -> Result<BackupId> {
         let mut tx = self.store().begin_write().await?;
         if plan.created {
-            tx.insert_vm(&plan.row).await?;
+            insert_new_vm(&mut tx, plan).await?;
         }
         let base = BackupId::new(&plan.row.name, now.into(), |_| false)?;
         let taken = self.store().used_backup_ids_with(base.as_str()).await?;
         let id = BackupId::new(&plan.row.name, now.into(), |id| {
             taken.iter().any(|t| t == id.as_str())
         })?;
+        seat.name(&id)?;
         let kind = kind_together(decided.iter().map(|d| d.decision.kind));
         let parent = decided.iter().find_map(|d| d.decision.parent.as_ref());
+        let place = tx.next_place(&plan.row.id, now.micros()).await?;
         tx.upsert_backup(&BackupRow {
             id: id.as_str().to_owned(),
             vm_id: plan.row.id.clone(),
@@ -113,6 +113,8 @@ impl Service {
             error_code: None,
             error_message: None,
             missing: 0,
+            damage: None,
+            place,
             created_at: now.micros(),
             started_at: Some(now.micros()),
             completed_at: None,
@@ -121,15 +123,15 @@ impl Service {
         })
         .await?;
         for d in decided {
-            tx.insert_vm_disk_if_new(&VmDiskRow {
+            let row = VmDiskRow {
                 vm_id: plan.row.id.clone(),
                 disk_id: d.disk.number.get(),
                 device_key: d.disk.device_key.as_str().to_owned(),
                 size_bytes: d.disk.size,
                 source: d.disk.source.clone(),
-            })
-            .await?;
-            tx.upsert_backup_disk(&disk_row(&id, &d.disk, &d.decision))
+            };
+            tx.insert_vm_disk_if_new(&row, id.as_str()).await?;
+            tx.upsert_backup_disk(&disk_row(&id, &d.disk, &d.decision, plan.cluster))
                 .await?;
         }
         tx.audit(&AuditRow {
@@ -205,11 +207,12 @@ impl Service {
                 }
                 None => None,
             };
-            let mut row = disk_row(id, &b.disk, decision);
+            let mut row = disk_row(id, &b.disk, decision, plan.cluster);
             row.export_name = b.export.as_ref().map(|e| e.label().to_owned());
             row.export_secret_hash = b.export.as_ref().map(|e| auth::hash(&e.reveal()));
             rows.push(row);
-            let (ingest, total) = ingest::create(&b.disk, &b.growing, parent.clone())?;
+            let (ingest, total) =
+                ingest::create(&b.disk, &b.growing, plan.cluster, parent.clone())?;
             if b.disk.place != Place::Push {
                 pulls.push(Pull::new(&b.disk, &b.growing, parent)?);
             }
@@ -236,10 +239,12 @@ impl Service {
     }
 
     /// From here on movers can write, and pulls run.
-    async fn set_running(&self, running: Running, pulls: Vec<Pull>) -> Result<()> {
+    async fn set_running(&self, seat: Seat, running: Running, pulls: Vec<Pull>) -> Result<()> {
         let running = Arc::new(running);
-        self.running()
-            .insert(running.id.as_str().to_owned(), Arc::clone(&running));
+        if let Some((status, fault)) = seat.run(Arc::clone(&running)) {
+            self.end_running(&running, status, fault.clone()).await?;
+            return Err(fault);
+        }
         if let Err(fault) = self.open_exports(&running) {
             self.end_running(&running, "failed", fault.clone()).await?;
             return Err(fault);
@@ -252,7 +257,12 @@ impl Service {
     }
 
     fn open_exports(&self, running: &Running) -> Result<()> {
-        for disk in &running.state().disks {
+        let state = running.state();
+        // Whoever ends it now removes the exports that are there now.
+        if !matches!(state.stage, Stage::Open) {
+            return Ok(());
+        }
+        for disk in &state.disks {
             let Some(export) = &disk.export else {
                 continue;
             };
@@ -270,6 +280,23 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// The machine of a first start. Looked for once more with the writer's turn: of two starts that
+/// bring the same name, one makes the machine.
+async fn insert_new_vm(tx: &mut WriteTx, plan: &Plan) -> Result<()> {
+    if let Some(id) = tx.vm_named(&plan.row.name).await? {
+        return Err(Fault::new(
+            Code::Exists,
+            format!(
+                "another start has just registered {:?} as {id}",
+                plan.row.name
+            ),
+        )
+        .hint("start again, and it is a backup of that machine"));
+    }
+    tx.insert_vm(&plan.row).await?;
+    Ok(())
 }
 
 /// The guard's word on every disk, before anything is made.
@@ -295,7 +322,9 @@ async fn decide(
                 allow_full,
                 size: disk.size,
             };
-            let decision = repository.decide(&request)?;
+            let decision = repository.decide(&request);
+            let decision =
+                decision.map_err(|e| Fault::from(e).member("disk_id", request.disk.get()))?;
             Ok(Decided {
                 disk,
                 request,
@@ -322,10 +351,11 @@ fn held_base(
     let Head::At(head) = points.head(disk.number) else {
         return Ok(None);
     };
-    Ok(Some(match kind {
-        BackupKind::Differential => points.full_of(head)?.token.clone(),
-        _ => head.token.clone(),
-    }))
+    Ok(match kind {
+        // A chain that is broken is the guard's to refuse, or to answer with a full.
+        BackupKind::Differential => points.full_of(head).ok().map(|full| full.token.clone()),
+        _ => Some(head.token.clone()),
+    })
 }
 
 /// One reason where all disks share it, else one per disk.
@@ -344,7 +374,7 @@ fn reason(decided: &[Decided]) -> String {
     }
 }
 
-fn disk_row(id: &BackupId, disk: &PlanDisk, decision: &Decision) -> DiskRow {
+fn disk_row(id: &BackupId, disk: &PlanDisk, decision: &Decision, cluster: ClusterSize) -> DiskRow {
     let parent = decision.parent.as_ref();
     DiskRow {
         backup_id: id.as_str().to_owned(),
@@ -355,6 +385,7 @@ fn disk_row(id: &BackupId, disk: &PlanDisk, decision: &Decision) -> DiskRow {
         parent_backup_id: parent.map(|p| p.link.backup_id.as_str().to_owned()),
         sequence: None,
         size_bytes: disk.size,
+        cluster_size: cluster.bytes(),
         base_change_id: parent.map(|p| p.token.as_str().to_owned()),
         // Written by the transaction that writes the point, and by nothing before it.
         change_id: None,

@@ -70,6 +70,7 @@ impl Service {
             error_code: row.error_code,
             error_message: row.error_message,
             missing: row.missing != 0,
+            damage: row.damage,
             backup_id: row.id,
             vm_id: row.vm_id,
             vm_name: row.vm_name,
@@ -173,6 +174,7 @@ fn disk_view(row: DiskRow) -> Result<BackupDisk> {
     Ok(BackupDisk {
         disk_id: row.disk_id,
         size_bytes: row.size_bytes,
+        cluster_size: row.cluster_size,
         device_key: row.device_key,
         backup_type: parse(&row.backup_type)?,
         source: row.source,

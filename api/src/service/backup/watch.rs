@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sendense_engine::repository::SpaceVerdict;
 
-use super::running::{Running, Stage};
+use super::running::{Part, Running, Stage};
 use crate::service::{Fault, Service, blocking};
 use crate::types::{Code, Time};
 
@@ -29,14 +29,14 @@ impl Service {
             if tokio::time::timeout(TICK, ended).await.is_ok() {
                 return;
             }
-            let (moved, failure) = {
+            let (moved, own, failure) = {
                 let mut state = running.state();
                 match state.stage {
                     Stage::Open => {}
                     _ => continue,
                 }
                 let mut moved: u64 = 0;
-                let mut failure = None;
+                let (mut own, mut failure) = (false, None);
                 for disk in &mut state.disks {
                     let p = disk.ingest.progress();
                     moved = moved
@@ -45,16 +45,22 @@ impl Service {
                     if disk.first_at.is_none() && p.transferred.max(p.covered) > 0 {
                         disk.first_at = Some(Time::now());
                     }
+                    own |= match disk.part {
+                        Part::Open => disk.export.is_none(),
+                        Part::Preparing(_) => true,
+                        Part::Prepared(..) => false,
+                    };
                     failure = failure.or_else(|| disk.ingest.failure());
                 }
-                (moved, failure)
+                (moved, own, failure)
             };
             if let Some(e) = failure {
                 self.fail(&running, e.into()).await;
                 return;
             }
-            // The daemon's own reading is no idleness: comparing moves nothing.
-            if moved != last.0 || running.pulled || self.has_clients(&running) {
+            // The daemon's own work on a disk is no idleness, though comparing and sealing move
+            // nothing.
+            if moved != last.0 || own || self.has_clients(&running) {
                 last = (moved, Instant::now());
             }
             if idle_limit.is_some_and(|limit| last.1.elapsed() > limit) {

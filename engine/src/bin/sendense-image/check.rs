@@ -12,7 +12,10 @@ use serde::Serialize;
 
 use crate::cli::{CheckArgs, Format, Output};
 use crate::open;
-use crate::output::{Failure, json, line};
+use crate::output::{Failure, json, line, report};
+
+/// There is nothing to check in a file of this format; as in `qemu-img`.
+const NO_CHECKS: u8 = 63;
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -43,10 +46,12 @@ pub(crate) fn run(output: Output, args: &CheckArgs) -> Result<u8, Failure> {
     let name = args.file.display().to_string();
     let (file, format) = open::file(&args.file, args.format, args.force_share)?;
     if format == Format::Raw {
-        return Err(Failure::new(
+        let failure = Failure::new(
             format!("{name}: a raw file has no structure to check"),
             "where it is a QCOW2 image all the same, say so with -f qcow2",
-        ));
+        );
+        report(output, &failure);
+        return Ok(NO_CHECKS);
     }
     let mut found = judge(
         &name,

@@ -30,13 +30,16 @@ pub(crate) enum Output {
 pub(crate) enum Command {
     /// Tell what an image is.
     Info(InfoArgs),
-    /// Check an image: 0 sound, 2 corrupt, 3 leaked clusters only.
+    /// Check an image: 0 sound, 2 corrupt, 3 leaked clusters only, 63 a raw file, which has no checks.
     Check(CheckArgs),
     /// Tell where each byte of the disk lies.
     Map(MapArgs),
     /// Compare two disks: 0 same, 1 different, 2 not comparable.
     Compare(CompareArgs),
     /// Write a disk into a new file of another format; a chain becomes one file.
+    ///
+    /// A QCOW2 image holds whole sectors of 512 bytes: a raw disk that ends inside of one is rounded
+    /// up with zeroes, and stays so when it is converted back.
     Convert(ConvertArgs),
     /// List the volumes on disks, or the files on one of them: 3 where some cannot be shown.
     Files(FilesArgs),
@@ -160,7 +163,7 @@ pub(crate) struct ConvertArgs {
     /// The cluster size of a new QCOW2 file in bytes: 65536 to 2097152, a power of two.
     #[arg(long, default_value_t = 65536)]
     pub(crate) cluster_size: u64,
-    /// Replace TARGET where it exists; needed for a block device.
+    /// Replace TARGET where it exists and no other process has it open; needed for a block device.
     #[arg(long)]
     pub(crate) overwrite: bool,
     /// Tell the progress on standard error.

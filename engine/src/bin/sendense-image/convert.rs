@@ -11,6 +11,7 @@ use sendense_engine::storage::local::{LocalDirectory, open_path};
 use sendense_engine::transfer::{ChainReader, CopyOptions, Progress};
 use sendense_engine::{Error, ErrorKind};
 use sendense_formats::ClusterSize;
+use sendense_formats::qcow2::image_size;
 use serde::Serialize;
 
 use crate::cli::{ConvertArgs, Format, Output};
@@ -39,7 +40,11 @@ pub(crate) fn run(output: Output, args: &ConvertArgs) -> Result<u8, Failure> {
         }
     };
     let chain = open::chain(&args.source, &args.open)?;
-    let size = chain.size();
+    let source = chain.size();
+    let size = match format {
+        FileFormat::Raw => source,
+        FileFormat::Qcow2(_) => image_size(source),
+    };
     let target = target(&args.target, format, args.overwrite)?;
     let progress = Progress::new();
     let watch = args.progress.then(|| progress.clone());
@@ -73,6 +78,13 @@ pub(crate) fn run(output: Output, args: &ConvertArgs) -> Result<u8, Failure> {
             bytes(copied.written),
             bytes(copied.zero)
         ))?;
+        if size > source {
+            line(&format!(
+                "The disk of {source} bytes ends inside of a sector: it was rounded up to {size} \
+                 with {} bytes of zero.",
+                size - source
+            ))?;
+        }
     }
     Ok(0)
 }
@@ -87,7 +99,7 @@ fn target(path: &Path, format: FileFormat, overwrite: bool) -> Result<RestoreTar
                 "pass --overwrite to lose what it holds; only raw goes onto a device",
             ));
         }
-        let file = open_path(path, Create::OpenWrite).map_err(|e| Error::io(&name, e))?;
+        let file = open_path(path, Create::Claim).map_err(|e| Error::io(&name, e))?;
         return Ok(RestoreTarget::Device { file, name });
     }
     let parent = match path.parent() {

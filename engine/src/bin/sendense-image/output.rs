@@ -38,7 +38,9 @@ impl From<Error> for Failure {
             ErrorKind::Io => "check the path, and the storage that it lies on",
             ErrorKind::NotFound => "check the path",
             ErrorKind::NoSpace => "free space where the new file is to be",
-            ErrorKind::Locked => "another process has it open: end that one, or read with -U",
+            ErrorKind::Locked => {
+                "another process has it open: end that one, or where it is only read, pass -U"
+            }
             ErrorKind::Damaged => "run `sendense-image check` on it, or take another copy",
             ErrorKind::Exists => "choose another name, or pass --overwrite",
             ErrorKind::Unsupported | ErrorKind::Invalid => {

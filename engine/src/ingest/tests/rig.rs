@@ -40,7 +40,8 @@ pub(super) struct Rig {
     pub(super) directory: MemDirectory,
     pub(super) ingest: Arc<Ingest>,
     file: Arc<dyn File>,
-    below: Vec<Arc<dyn File>>,
+    size: u64,
+    below: Vec<(Arc<dyn File>, u64)>,
 }
 
 /// One connection.
@@ -96,12 +97,14 @@ impl Rig {
             directory,
             ingest: Ingest::create(options).unwrap(),
             file,
+            size,
             below,
         }
     }
 
-    fn files(&self) -> Vec<Arc<dyn File>> {
-        let mut files = vec![Arc::clone(&self.file)];
+    /// The images, newest first, with the exact sizes that a sidecar would know.
+    fn files(&self) -> Vec<(Arc<dyn File>, u64)> {
+        let mut files = vec![(Arc::clone(&self.file), self.size)];
         files.extend(self.below.iter().cloned());
         files
     }
@@ -111,7 +114,7 @@ impl Rig {
         let layers = self
             .files()
             .into_iter()
-            .map(|file| LayerSource::qcow2(file, "layer"));
+            .map(|(file, size)| LayerSource::qcow2(file, "layer").with_disk(size));
         Chain::open(layers.collect::<Vec<_>>(), Default::default()).unwrap()
     }
 
@@ -184,6 +187,11 @@ impl Disk {
 
     pub(super) async fn flush(&self) -> Result<(), NbdError> {
         self.0.flush().await
+    }
+
+    /// The session refused a change of this range, or never got all of it.
+    pub(super) fn refused(&self, at: u64, len: u64) {
+        self.0.refused(at, len);
     }
 
     /// Length and flags of each extent.

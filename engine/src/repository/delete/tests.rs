@@ -232,3 +232,63 @@ fn on_a_full_file_system_the_reserve_is_given_up() {
     w.repo.delete(&request(&w, &next)).unwrap();
     assert!(has_reserve(&dir));
 }
+
+/// What a torn page leaves: the name, and content that no longer fits its checksum.
+fn tear(dir: &MemDirectory, path: &str) {
+    let file = dir.open(path, Create::OpenWrite).unwrap();
+    file.write_at_blocking(40, b"torn").unwrap();
+}
+
+#[test]
+fn two_damaged_points_do_not_block_each_other() {
+    let (dir, mut w) = world();
+    let full = w.backup(Full, 0, 1);
+    let first = w.backup(Incremental, 1, 2);
+    let second = w.backup(Incremental, 2, 3);
+    let third = w.backup(Incremental, 3, 4);
+    for point in [&first, &second] {
+        tear(&dir, &manifest_path(w.vm, point.id()));
+    }
+    let vm = w.vm;
+    drop(w);
+    let w = World::over(Arc::new(dir), vm);
+    // What builds on a whole point is not known: it stays, whatever is asked.
+    for with_dependents in [false, true] {
+        let asked = DeletePoint {
+            with_dependents,
+            ..request(&w, &full)
+        };
+        let refused = w.repo.delete(&asked).unwrap_err();
+        let ids = vec![first.id().to_string(), second.id().to_string()];
+        assert_eq!(refused.kind, ErrorKind::HasDependents(ids));
+        assert!(refused.to_string().contains("first"), "{refused}");
+    }
+    // A damaged one alone is refused, and told how it goes.
+    let refused = w.repo.delete(&request(&w, &first)).unwrap_err();
+    let ids = vec![second.id().to_string()];
+    assert_eq!(refused.kind, ErrorKind::HasDependents(ids));
+    assert!(refused.to_string().contains("with_dependents"), "{refused}");
+    assert!(refused.to_string().contains("checksum"), "{refused}");
+
+    let mut asked = DeletePoint {
+        with_dependents: true,
+        dry_run: true,
+        ..request(&w, &first)
+    };
+    let told = w.repo.delete(&asked).unwrap();
+    let ids =
+        |d: &Deletion| -> Vec<BackupId> { d.points.iter().map(|p| p.backup_id.clone()).collect() };
+    assert_eq!(
+        ids(&told),
+        [third.id().clone(), second.id().clone(), first.id().clone()]
+    );
+    assert_eq!(w.repo.points(vm).unwrap().damaged().len(), 2);
+    asked.dry_run = false;
+    assert_eq!(ids(&w.repo.delete(&asked).unwrap()), ids(&told));
+    assert_eq!(w.content(full.id(), 0).unwrap(), [1, 0, 0, 0]);
+    assert_eq!(w.head(0).unwrap().backup_id, *full.id());
+    // Their images are not lost either: no manifest named them, so a person decides.
+    let report = w.recover(&[]);
+    assert!(report.damaged.is_empty());
+    assert_eq!(report.quarantined.len(), 6);
+}

@@ -92,7 +92,7 @@ fn dependents_are_all_that_builds_on_it() {
     let last = child(&incr, 4, BackupKind::Incremental);
     let names = [&full, &incr, &diff, &last].map(|r| r.backup_id.to_string());
     let all = view(vec![full.clone(), incr.clone(), diff.clone(), last]);
-    let of = |r: &DiskRecord| ids(&all.dependents(&r.backup_id).unwrap());
+    let of = |r: &DiskRecord| ids(&all.dependents(&[&r.backup_id]));
     assert_eq!(of(&full), names[1..]);
     assert_eq!(of(&incr), names[3..]);
     assert!(of(&diff).is_empty());
@@ -112,7 +112,7 @@ fn dependents_through_another_disk_count() {
         ],
         Vec::new(),
     );
-    assert_eq!(all.dependents(&full.backup_id).unwrap().len(), 1);
+    assert_eq!(all.dependents(&[&full.backup_id]).len(), 1);
 }
 
 #[test]
@@ -127,11 +127,10 @@ fn what_cannot_be_read_blocks_instead_of_hiding() {
     for sequence in [None, Some(Sequence::new(2))] {
         let all = VmPoints::new(vec![point(vec![full.clone()])], vec![damaged(sequence)]);
         assert!(matches!(all.head(disk(0)), Head::Unclear("it is torn")));
-        assert_eq!(
-            all.dependents(&full.backup_id).unwrap_err().kind,
-            ErrorKind::Damaged
-        );
-        assert!(all.dependents(&incr.backup_id).unwrap().is_empty());
+        let unread = all.unread_behind(&full.backup_id);
+        assert_eq!(unread, [&damaged(sequence)]);
+        assert!(all.unread_behind(&incr.backup_id).is_empty());
+        assert!(all.dependents(&[&incr.backup_id]).is_empty());
         assert_eq!(all.next_disk_sequence(disk(0)).get(), 3);
         assert_eq!(
             all.get(&incr.backup_id).unwrap_err().kind,
@@ -140,9 +139,10 @@ fn what_cannot_be_read_blocks_instead_of_hiding() {
     }
     // One that is known to be older than the newest does not stand in its way.
     let third = child(&full, 3, BackupKind::Incremental);
-    let points = vec![point(vec![full]), point(vec![third])];
+    let points = vec![point(vec![full]), point(vec![third.clone()])];
     let all = VmPoints::new(points, vec![damaged(Some(Sequence::new(2)))]);
     assert!(matches!(all.head(disk(0)), Head::At(_)));
+    assert!(all.unread_behind(&third.backup_id).is_empty());
 }
 
 #[test]
@@ -235,7 +235,7 @@ proptest! {
         }
         let all = view(records.clone());
         for record in &records {
-            let dependents = all.dependents(&record.backup_id).unwrap();
+            let dependents = all.dependents(&[&record.backup_id]);
             for other in &records {
                 let lineage = all.lineage(&other.backup_id, disk(0)).unwrap();
                 let holds = other != record && lineage.iter().any(|l| **l == *record);

@@ -15,7 +15,10 @@ use BackupKind::{Full, Incremental};
 /// A state that storage may be in after a crash behind `ops`: what was synced is there, of the
 /// rest whatever `survives` picks. Names are made durable by syncing their directory, content by
 /// syncing the file.
-fn after_crash(ops: &[Op], mut survives: impl FnMut() -> bool) -> MemDirectory {
+pub(in crate::repository) fn after_crash(
+    ops: &[Op],
+    mut survives: impl FnMut() -> bool,
+) -> MemDirectory {
     let parent = |path: &str| path.rsplit_once('/').map_or("", |(p, _)| p).to_owned();
     let durable = |at: usize, op: &Op| {
         let later = ops.get(at..).unwrap_or_default();
@@ -33,7 +36,7 @@ fn after_crash(ops: &[Op], mut survives: impl FnMut() -> bool) -> MemDirectory {
         match op {
             Op::Write { inode, .. } | Op::SetLen { inode, .. } => file(inode),
             Op::Allocate { inode, .. } | Op::Punch { inode, .. } => file(inode),
-            Op::Rename { from, to } => dir(from) && dir(to),
+            Op::Rename { from, to } | Op::Replace { from, to } => dir(from) && dir(to),
             Op::Create { path, .. } | Op::RemoveFile { path } => dir(path),
             Op::CreateDir { path } | Op::RemoveDir { path } => dir(path),
             Op::Sync { .. } | Op::SyncDir { .. } => true,

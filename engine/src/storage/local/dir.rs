@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fstatvfs, fsync, linkat, mkdirat,
-    openat, renameat_with, statat, unlinkat,
+    openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -46,6 +46,80 @@ impl fmt::Debug for LocalDirectory {
     }
 }
 
+/// Creates a directory beneath `root` and its missing parents. `sync` makes the names in a
+/// directory durable; what is there already may be there because an earlier call made it and then
+/// failed to do that.
+pub(super) fn make_dirs(
+    root: &OwnedFd,
+    path: &str,
+    mut sync: impl FnMut(&OwnedFd) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut made = String::new();
+    for part in components(path)? {
+        let parent = walk::directory(root, &made)?;
+        if !made.is_empty() {
+            made.push('/');
+        }
+        made.push_str(part);
+        match mkdirat(&parent, part, NEW_DIRECTORY) {
+            Ok(()) => sync(&parent)?,
+            Err(Errno::EXIST) => {
+                // What is there must be a directory.
+                drop(walk::directory(root, &made)?);
+                sync(&parent)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Creates a directory and its missing parents, as [`make_dirs`] does, at a path whose links are
+/// the caller's to trust.
+pub(super) fn make_path(
+    path: &Path,
+    mode: u32,
+    mut sync: impl FnMut(&OwnedFd) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut parts: Vec<&Path> = path.ancestors().collect();
+    parts.reverse();
+    for part in parts {
+        // The root and the working directory are there.
+        let Some(parent) = part.parent() else {
+            continue;
+        };
+        let made = match mkdirat(CWD, part, Mode::from_raw_mode(mode)) {
+            Ok(()) => true,
+            Err(_) if part.is_dir() => false,
+            Err(Errno::EXIST) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) => return Err(error.into()),
+        };
+        let here = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match openat(CWD, here, flags, Mode::empty()) {
+            Ok(here) if made => sync(&here)?,
+            Ok(here) => match sync(&here) {
+                // A file system that we cannot have made anything in.
+                Err(e) if Errno::from_io_error(&e).is_some_and(cannot_sync) => {}
+                synced => synced?,
+            },
+            // Who may not list it is not who makes directories there.
+            Err(Errno::ACCESS | Errno::PERM) if !made => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a sync was refused because the file system takes no changes or has none to keep.
+fn cannot_sync(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::ROFS | Errno::NOTSUP)
+}
+
 impl Directory for LocalDirectory {
     fn open(&self, path: &str, how: Create) -> io::Result<Arc<dyn File>> {
         let mode = if how == Create::New {
@@ -62,21 +136,7 @@ impl Directory for LocalDirectory {
     }
 
     fn create_dirs(&self, path: &str) -> io::Result<()> {
-        let mut made = String::new();
-        for part in components(path)? {
-            let parent = walk::directory(&self.root, &made)?;
-            if !made.is_empty() {
-                made.push('/');
-            }
-            made.push_str(part);
-            match mkdirat(&parent, part, NEW_DIRECTORY) {
-                Ok(()) => fsync(&parent)?,
-                // What is there must be a directory.
-                Err(Errno::EXIST) => drop(walk::directory(&self.root, &made)?),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        make_dirs(&self.root, path, |parent| Ok(fsync(parent)?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -92,6 +152,12 @@ impl Directory for LocalDirectory {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        let (from_dir, from) = walk::parent(&self.root, from)?;
+        let (to_dir, to) = walk::parent(&self.root, to)?;
+        Ok(renameat(&from_dir, from, &to_dir, to)?)
     }
 
     fn remove_file(&self, path: &str) -> io::Result<()> {

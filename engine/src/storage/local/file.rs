@@ -34,8 +34,8 @@ pub(super) struct LocalFile {
 #[derive(Debug)]
 struct Open {
     fd: Arc<OwnedFd>,
-    /// The size of a block device.
-    device: Option<u64>,
+    /// Whether it is a block device.
+    device: bool,
     /// The units of direct I/O; `None` for the page cache.
     direct: Option<Unit>,
     gate: Gate,
@@ -48,8 +48,8 @@ impl LocalFile {
     pub(super) fn new(fd: OwnedFd, writable: bool, devices: bool) -> io::Result<Self> {
         let kind = FileType::from_raw_mode(fstat(&fd)?.st_mode);
         let device = match kind {
-            FileType::RegularFile => None,
-            FileType::BlockDevice if devices => Some(seek(&fd, SeekFrom::End(0))?),
+            FileType::RegularFile => false,
+            FileType::BlockDevice if devices => true,
             FileType::Directory => return Err(io::ErrorKind::IsADirectory.into()),
             _ => {
                 let text = "it is neither a regular file nor, where those may be, a block device";
@@ -117,10 +117,11 @@ impl Open {
     }
 
     fn len(&self) -> io::Result<u64> {
-        match self.device {
-            Some(len) => Ok(len),
-            None => u64::try_from(fstat(&*self.fd)?.st_size).map_err(io::Error::other),
+        // Asked for each time: devices are resized too.
+        if self.device {
+            return Ok(seek(&*self.fd, SeekFrom::End(0))?);
         }
+        u64::try_from(fstat(&*self.fd)?.st_size).map_err(io::Error::other)
     }
 
     fn read(&self, at: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -188,7 +189,7 @@ impl Open {
         }
         // Whole units behind the end make the file longer than it was asked to be, so it is cut
         // afterwards; meanwhile nobody may write behind us.
-        let grows = self.device.is_none() && frame.end() > self.len()?;
+        let grows = !self.device && frame.end() > self.len()?;
         let last = if grows { u64::MAX } else { frame.end() };
         let _pass = self.gate.alone(frame.start..last);
         let first_unit = memory
@@ -330,14 +331,16 @@ impl File for LocalFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        match self.open.device {
-            Some(size) if size == len => Ok(()),
-            Some(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a block device cannot be cut or extended",
-            )),
-            None => Ok(ftruncate(&*self.open.fd, len)?),
+        if !self.open.device {
+            return Ok(ftruncate(&*self.open.fd, len)?);
         }
+        if self.open.len()? == len {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a block device cannot be cut or extended",
+        ))
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -348,7 +351,7 @@ impl File for LocalFile {
         if len == 0 {
             return Ok(true);
         }
-        if self.open.device.is_some() {
+        if self.open.device {
             return Ok(false);
         }
         // Never the C library's posix_fallocate, which writes where the kernel cannot.

@@ -25,6 +25,14 @@ use file::LocalFile;
 
 use super::{Create, File};
 
+/// Creates a directory and its missing parents with this mode, less what the umask takes away, and
+/// makes their names durable: also of those that are there already, since an earlier call may have
+/// failed after it made them. Links in the path are the caller's to trust. `NotADirectory` where
+/// something else has the name.
+pub fn create_path(path: &Path, mode: u32) -> io::Result<()> {
+    dir::make_path(path, mode, |parent| Ok(rustix::fs::fsync(parent)?))
+}
+
 /// Opens one file or block device by its path, which is the caller's to trust: links are followed.
 pub fn open_path(path: &Path, how: Create) -> io::Result<Arc<dyn File>> {
     let fd = openat(CWD, path, open_flags(how), NEW_FILE)?;
@@ -54,6 +62,8 @@ fn open_flags(how: Create) -> OFlags {
     let how = match how {
         Create::OpenRead => OFlags::RDONLY,
         Create::OpenWrite => OFlags::RDWR,
+        // Without CREATE it means something for block devices alone.
+        Create::Claim => OFlags::RDWR | OFlags::EXCL,
         Create::New => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
     };
     how | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY

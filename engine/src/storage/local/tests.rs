@@ -299,6 +299,73 @@ fn names_are_made_moved_and_removed_without_replacing() {
     assert!(space.available <= space.total && space.total > 0);
 }
 
+/// Counts the syncs of directories, and fails them while told to.
+struct Syncs {
+    broken: bool,
+    done: Vec<(u64, u64)>,
+}
+
+impl Syncs {
+    fn sync(&mut self, fd: &OwnedFd) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let stat = rustix::fs::fstat(fd)?;
+        self.done.push((stat.st_dev, stat.st_ino));
+        Ok(())
+    }
+}
+
+fn identity(path: &Path) -> (u64, u64) {
+    let stat = rustix::fs::stat(path).unwrap();
+    (stat.st_dev, stat.st_ino)
+}
+
+#[test]
+fn a_directory_whose_parent_was_not_synced_is_synced_the_next_time() {
+    let root = tempfile::tempdir().unwrap();
+    let fd = OwnedFd::from(std::fs::File::open(root.path()).unwrap());
+    let mut syncs = Syncs {
+        broken: true,
+        done: Vec::new(),
+    };
+    // Made, but nobody knows whether it would be there after a crash.
+    dir::make_dirs(&fd, "vm/disk-0", |d| syncs.sync(d)).unwrap_err();
+    assert!(root.path().join("vm").is_dir());
+    assert!(!root.path().join("vm/disk-0").exists());
+    syncs.broken = false;
+    dir::make_dirs(&fd, "vm/disk-0", |d| syncs.sync(d)).unwrap();
+    let parents = [identity(root.path()), identity(&root.path().join("vm"))];
+    assert_eq!(syncs.done, parents);
+}
+
+#[test]
+fn a_new_path_is_durable_from_its_first_directory_on() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("a/b/c");
+    let mut syncs = Syncs {
+        broken: true,
+        done: Vec::new(),
+    };
+    dir::make_path(&path, 0o700, |d| syncs.sync(d)).unwrap_err();
+    syncs.broken = false;
+    dir::make_path(&path, 0o700, |d| syncs.sync(d)).unwrap();
+    for made in ["a", "a/b", "a/b/c"] {
+        let made = root.path().join(made);
+        let mode = rustix::fs::stat(&made).unwrap().st_mode & 0o7777;
+        assert_eq!(mode, 0o700, "{made:?}");
+        let parent = identity(made.parent().unwrap());
+        assert!(syncs.done.contains(&parent), "{made:?}");
+    }
+    // As it is for a directory that is there; a file in its place is refused.
+    create_path(&path, 0o700).unwrap();
+    create_path(Path::new("."), 0o700).unwrap();
+    std::fs::write(path.join("file"), b"").unwrap();
+    let refused = create_path(&path.join("file"), 0o700).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::NotADirectory);
+    assert!(create_path(&path.join("file/below"), 0o700).is_err());
+}
+
 #[test]
 fn what_is_no_file_is_not_opened_and_does_not_hang() {
     let (root, dir) = tree();

@@ -37,6 +37,15 @@ impl Disk {
             }
             Op::Sync { .. } => {}
             Op::Rename { from, to } => self.rename(from, to)?,
+            Op::Replace { from, to } => {
+                let inode = self.files.get(from).copied();
+                let inode = inode.ok_or(io::ErrorKind::NotFound)?;
+                if !self.files.contains_key(to) {
+                    self.must_be_free(to)?;
+                }
+                self.files.remove(from);
+                self.files.insert(to.clone(), inode);
+            }
             Op::RemoveFile { path } => {
                 self.files.remove(path).ok_or(io::ErrorKind::NotFound)?;
             }

@@ -33,6 +33,8 @@ pub enum Op {
     Sync { inode: Inode },
     /// A name moved.
     Rename { from: String, to: String },
+    /// A file's name moved over another's.
+    Replace { from: String, to: String },
     /// A file's name removed.
     RemoveFile { path: String },
     /// A new directory.

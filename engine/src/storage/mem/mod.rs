@@ -211,11 +211,10 @@ impl Directory for MemDirectory {
                 made.push('/');
             }
             made.push_str(part);
-            if state.disk.is_dir(&made) {
-                continue;
+            if !state.disk.is_dir(&made) {
+                state.meet(OpKind::CreateDir, &made)?;
+                state.commit(Op::CreateDir { path: made.clone() })?;
             }
-            state.meet(OpKind::CreateDir, &made)?;
-            state.commit(Op::CreateDir { path: made.clone() })?;
             state.meet(OpKind::SyncDir, &parent)?;
             state.commit(Op::SyncDir { path: parent })?;
         }
@@ -227,6 +226,16 @@ impl Directory for MemDirectory {
         let mut state = self.shared.lock();
         state.meet(OpKind::Rename, to)?;
         state.commit(Op::Rename {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        })
+    }
+
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        parent_and_name(from)?;
+        let mut state = self.shared.lock();
+        state.meet(OpKind::Rename, to)?;
+        state.commit(Op::Replace {
             from: from.to_owned(),
             to: to.to_owned(),
         })

@@ -62,12 +62,17 @@ impl<R: ReadAt + ?Sized> Checker<'_, R> {
         let mut page = first;
         while page < end {
             let stored = |cluster: u64| shape.get(&block, cluster - first).unwrap_or(0);
+            // Not told of what is not kept: a table may name more blocks than memory holds.
+            let wanted = self.report.beyond_leaks == 0;
             self.page(page, stored, &mut |cluster, count| {
-                repair.lower(shape, &block, cluster - first, count);
+                if wanted {
+                    repair.lower(shape, &block, cluster - first, count);
+                }
             });
             page += PAGE;
         }
-        if let Some((from, to)) = repair.touched
+        if self.report.beyond_leaks == 0
+            && let Some((from, to)) = repair.touched
             && let Some(bytes) = repair.block.get(from..to)
             && let Some(at) = at.checked_add(from as u64)
         {

@@ -270,13 +270,13 @@ fn snapshots_count_what_they_hold() {
     assert!(many.found().0 > 0);
 }
 
-#[test]
-fn bitmaps_count_what_they_hold() {
+/// A directory of so many bytes at cluster 5, with one bitmap.
+fn with_bitmap(directory: u64) -> Built {
     let mut built = Built::new(8, &[]);
     let mut area = Vec::new();
     area.extend_from_slice(&1_u32.to_be_bytes());
     area.extend_from_slice(&[0; 4]);
-    area.extend_from_slice(&32_u64.to_be_bytes());
+    area.extend_from_slice(&directory.to_be_bytes());
     area.extend_from_slice(&(5 * CLUSTER).to_be_bytes());
     built.header.extensions.push(Extension {
         kind: EXT_BITMAPS,
@@ -290,6 +290,12 @@ fn bitmaps_count_what_they_hold() {
     built.put32(5 * CLUSTER + 16, 0x0110_0002);
     built.put(6 * CLUSTER, 1).put(6 * CLUSTER + 8, 7 * CLUSTER);
     built.count(5, 1).count(6, 1).count(7, 1);
+    built
+}
+
+#[test]
+fn bitmaps_count_what_they_hold() {
+    let mut built = with_bitmap(32);
     assert_eq!(built.found(), (0, 0));
     built.put(6 * CLUSTER + 8, 7 * CLUSTER + 8);
     assert_eq!(built.found(), (1, 1));
@@ -335,6 +341,44 @@ impl ReadAt for Sparse {
     fn read_at(&self, at: HostOffset, buf: &mut [u8]) -> std::io::Result<()> {
         self.0.as_slice().read_at(at, buf)
     }
+}
+
+#[test]
+fn tables_that_only_claim_to_be_large_are_findings_and_not_walked() {
+    let mut entries = with_bitmap(32);
+    entries.put32(5 * CLUSTER + 8, 0x0800_0001);
+    let extra = |bytes| {
+        let mut built = with_snapshot();
+        built.put32(6 * CLUSTER + 36, bytes);
+        built
+    };
+    let mut table = extra(1024);
+    table.header.snapshots = 65536;
+    table.write_header();
+    for (built, words) in [
+        (with_bitmap(1 << 43), "the bitmap directory"),
+        (with_bitmap((64 << 20) + 8), "the bitmap directory"),
+        (entries, "the table of bitmap 0"),
+        (extra(1025), "entry 0 of the snapshot table"),
+        (extra(u32::MAX), "entry 0 of the snapshot table"),
+        (table, "of the snapshot table"),
+    ] {
+        let report = check(&Sparse(built.file, 1 << 44), OpenPolicy::default()).unwrap();
+        let told = |f: &Finding| f.detail.contains(words) && f.detail.contains("large");
+        assert!(report.findings.iter().any(told), "{words}: {report:?}");
+    }
+}
+
+#[test]
+fn repairs_are_kept_only_where_there_may_be_any() {
+    // A leak, then in later blocks' clusters more of them, and a cluster that is not counted.
+    let mut built = Built::new(9, &[data(5), data(7)]);
+    built.count(6, 1).count(8, 1);
+    assert!(!built.report().repairs.is_empty());
+    built.count(7, 0);
+    let report = built.report();
+    assert_eq!((report.corruptions, report.leaks), (2, 2));
+    assert!(report.repairs.is_empty() && repair_leaks(&report).is_err());
 }
 
 #[test]

@@ -9,7 +9,8 @@ use super::Checker;
 use super::counts::mark;
 use crate::qcow2::bytes::{u16_at, u32_at, u64_at};
 use crate::qcow2::layout::{
-    COMPRESSED, MAX_BITMAPS, MAX_L1_BYTES, OFFSET_MASK, REFCOUNT_TABLE_RESERVED,
+    COMPRESSED, MAX_BITMAP_DIRECTORY_BYTES, MAX_BITMAP_ENTRIES, MAX_BITMAPS, MAX_L1_BYTES,
+    MAX_SNAPSHOT_EXTRA, MAX_SNAPSHOT_TABLE_BYTES, OFFSET_MASK, REFCOUNT_TABLE_RESERVED,
 };
 use crate::qcow2::refcount::block_at;
 use crate::qcow2::table::{L1Entry, L2Entry, L2Kind};
@@ -114,7 +115,7 @@ impl<R: ReadAt + ?Sized> Checker<'_, R> {
             }
             None => {
                 self.report.corruption(at, || {
-                    format!("{what} and the tables before it are larger than the file")
+                    format!("{what} and the tables before it are larger than is possible")
                 });
                 false
             }
@@ -222,6 +223,13 @@ impl<R: ReadAt + ?Sized> Checker<'_, R> {
             let names = u64::from(u16_at(&fixed, 12).unwrap_or(0))
                 + u64::from(u16_at(&fixed, 14).unwrap_or(0));
             let extra = u64::from(u32_at(&fixed, 36).unwrap_or(0));
+            let next = at + SNAPSHOT_FIXED + extra + names;
+            if extra > MAX_SNAPSHOT_EXTRA || next - start.get() > MAX_SNAPSHOT_TABLE_BYTES {
+                self.report.corruption(here, || {
+                    format!("entry {index} of the snapshot table is larger than is possible")
+                });
+                break;
+            }
             let what = format!("the L1 table of snapshot {index}");
             if self.header.version >= 3 && extra < 16 {
                 self.report.corruption(here, || {
@@ -234,7 +242,7 @@ impl<R: ReadAt + ?Sized> Checker<'_, R> {
             } else if self.spend(l1_at, entries * 8, &what) {
                 self.l1(l1_at, entries, false, &what, tables)?;
             }
-            at += SNAPSHOT_FIXED + extra + names;
+            at = next;
         }
         self.single(start, at - start.get(), "the snapshot table");
         Ok(())
@@ -245,7 +253,10 @@ impl<R: ReadAt + ?Sized> Checker<'_, R> {
             return Ok(());
         };
         let what = "the bitmap directory";
-        if !self.is_aligned(directory.at) || directory.bitmaps > MAX_BITMAPS {
+        if !self.is_aligned(directory.at)
+            || directory.bitmaps > MAX_BITMAPS
+            || directory.bytes > MAX_BITMAP_DIRECTORY_BYTES
+        {
             self.report.corruption(directory.at, || {
                 format!("{what} is not aligned or too large")
             });
@@ -278,9 +289,9 @@ impl<R: ReadAt + ?Sized> Checker<'_, R> {
 
     fn bitmap(&mut self, index: u32, at: HostOffset, entries: u64) -> Result<(), OpenError> {
         let what = format!("the table of bitmap {index}");
-        if !self.is_aligned(at) {
+        if !self.is_aligned(at) || entries > MAX_BITMAP_ENTRIES {
             self.report
-                .corruption(at, || format!("{what} is not aligned"));
+                .corruption(at, || format!("{what} is not aligned or too large"));
             return Ok(());
         }
         if !self.spend(at, entries * 8, &what) || !self.single(at, entries * 8, &what) {

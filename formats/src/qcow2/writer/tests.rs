@@ -68,12 +68,58 @@ fn a_whole_disk_of_64_tib_is_zeroed_without_memory() {
 }
 
 #[test]
+fn memory_follows_what_is_touched_not_what_is_claimed() {
+    // Four million tables.
+    let mut w = Writer::create(options(2 << 50, 16, true)).unwrap();
+    let (all, before) = (w.clusters(), w.table_memory());
+    assert!(before < 1 << 20, "{before}");
+    w.plan_zero(index(0), all).unwrap();
+    assert_eq!((w.table_memory(), w.counts().zero_clusters), (before, all));
+    let plan = w.plan_write(index(all - 1), 1).unwrap();
+    w.settle(plan, Outcome::Done).unwrap();
+    assert!(w.table_memory() < before + (256 << 10));
+    assert_eq!(w.counts().zero_clusters, all - 1);
+    assert_eq!(w.slot(index(all - 2)), Slot::Zero);
+    // A part, and what was data once: its place is kept.
+    w.plan_zero(index(1), all - 1).unwrap();
+    assert_eq!(
+        (w.counts().zero_clusters, w.counts().unused_host_clusters),
+        (all, 1)
+    );
+    let plan = w.plan_write(index(all - 1), 1).unwrap();
+    assert_eq!(plan.runs[0].host.get(), 65536);
+    w.settle(plan, Outcome::Done).unwrap();
+    assert_eq!(w.counts().data_clusters, 1);
+}
+
+#[test]
+fn an_odd_size_is_whole_sectors_in_the_header() {
+    for (size, header) in [(0, 0), (1, 512), (512, 512), (65536 + 123, 65536 + 512)] {
+        let mut w = Writer::create(options(size, 16, false)).unwrap();
+        assert_eq!(w.virtual_size(), size);
+        let seal = w.seal().unwrap();
+        let parsed = crate::qcow2::Header::parse(&seal.header(), seal.file_len()).unwrap();
+        assert_eq!(parsed.virtual_size, header);
+        assert!(is_image_size(header, size) && is_image_size(size, size));
+        assert!(!is_image_size(header + 512, size));
+    }
+}
+
+#[test]
 fn impossible_disks_and_requests_are_refused() {
     let kind = |o| Writer::create(o).unwrap_err().kind;
     assert_eq!(kind(options(1 << 30, 15, false)), ErrorKind::Unsupported);
     assert_eq!(kind(options(3 << 50, 16, false)), ErrorKind::TooLarge);
     assert_eq!(kind(options(u64::MAX, 21, false)), ErrorKind::TooLarge);
     assert!(Writer::create(options(2 << 50, 16, false)).is_ok());
+    // What our own reader would refuse is not begun.
+    assert_eq!(kind(options((1 << 60) + 1, 21, false)), ErrorKind::TooLarge);
+    assert!(Writer::create(options(1 << 60, 21, false)).is_ok());
+    for format in [None, Some(""), Some("sixteen-letters!")] {
+        let mut long = options(1 << 30, 16, true);
+        long.backing.as_mut().unwrap().format = format.map(str::to_owned);
+        assert_eq!(kind(long), ErrorKind::Denied);
+    }
     let mut w = Writer::create(options(65537, 16, false)).unwrap();
     assert_eq!(w.clusters(), 2);
     for (first, count) in [(0, 3), (2, 1), (0, 0), (u64::MAX, 2)] {

@@ -300,3 +300,78 @@ async fn a_server_that_closes_fails_what_waits() {
     assert!(matches!(later, ClientError::Io(_)), "{later:?}");
     assert!(client.ended().is_some());
 }
+
+/// A server that tells a byte at a time, alternating or not, is not followed without end.
+#[tokio::test]
+async fn a_map_of_endless_extents_is_refused_and_the_connection_lives() {
+    for odd in [0, 1] {
+        let offer = Offer {
+            size: 1 << 30,
+            ..Offer::structured()
+        };
+        let (client, mut server) = connected(&offer).await;
+        let list: Vec<_> = (0..1_u32 << 17)
+            .map(|n| StatusExtent {
+                len: 1,
+                flags: n & odd,
+            })
+            .collect();
+        let payload = wire::status_payload(7, &list, false);
+        let script = async {
+            let mut asked = 0;
+            loop {
+                let (r, _) = server.request().await;
+                if r.command != cmd::BLOCK_STATUS {
+                    server.send(&chunk(&r, kind::NONE, true, &[], false)).await;
+                    return asked;
+                }
+                asked += 1;
+                let reply = chunk(&r, kind::BLOCK_STATUS, true, &payload, false);
+                server.send(&reply).await;
+            }
+        };
+        let calls = async {
+            let error = client.map("base:allocation", 0, 1 << 30).await.unwrap_err();
+            let most = MAX_EXTENTS;
+            assert!(
+                matches!(error, ClientError::TooManyExtents { most: m, .. } if m == most),
+                "{error}"
+            );
+            client.flush().await.unwrap();
+        };
+        let ((), asked) = tokio::join!(calls, script);
+        assert_eq!(asked, 9);
+    }
+}
+
+#[tokio::test]
+async fn extents_are_of_whole_blocks_except_at_the_end() {
+    let offer = Offer {
+        size: 10_000,
+        block_size: Some(BlockSize {
+            minimum: 512,
+            preferred: 4096,
+            maximum: 1 << 20,
+        }),
+        ..Offer::structured()
+    };
+    for (first, good) in [(512, true), (513, false), (1, false)] {
+        let (client, mut server) = connected(&offer).await;
+        let script = async {
+            let (r, _) = server.request().await;
+            let list = [first, r.len - first].map(|len| StatusExtent { len, flags: 0 });
+            let payload = wire::status_payload(7, &list, false);
+            let reply = chunk(&r, kind::BLOCK_STATUS, true, &payload, false);
+            server.send(&reply).await;
+        };
+        let asked = client.block_status("base:allocation", 0, 9728);
+        let (told, ()) = tokio::join!(asked, script);
+        match told {
+            Ok(list) => assert!(good && list.len() == 2, "{first}"),
+            Err(ClientError::Protocol(text)) => {
+                assert!(!good && text.contains("broken blocks"), "{text}");
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}

@@ -171,7 +171,8 @@ async fn too_big_an_option_is_drained_and_answered() {
 
 #[tokio::test]
 async fn export_name_with_and_without_zeroes_and_refused() {
-    for (flags, zeroes) in [(1, 124), (3, 0)] {
+    // The first two are of plain newstyle.
+    for (flags, zeroes) in [(0, 124), (2, 0), (1, 124), (3, 0)] {
         probe(async |mut raw| {
             raw.take(18).await;
             raw.send(&[0, 0, 0, flags]).await;
