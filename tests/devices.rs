@@ -26,7 +26,8 @@ fn fails_with(dir: &Path, source: &str, size: u64, change: impl FnOnce()) {
     change();
     let end = d.wait_job(&backup::id(&started));
     assert_eq!(end["status"], "failed", "{end}");
-    assert!(end.to_string().contains(&size.to_string()), "{end}");
+    let why = end["error_message"].as_str().unwrap();
+    assert!(why.contains(&size.to_string()), "{end}");
     let list = d.get("/backup/list?vm_name=pulled&status=completed");
     let list = list.expect(200);
     assert_eq!(list["backups"], json!([]), "{list}");

@@ -164,3 +164,53 @@ fn an_increment_on_a_damaged_parent_is_refused_or_becomes_a_full() {
     d.complete(&full, &json!([{ "disk_id": 0, "change_id": "u/1" }]));
     oracle::identical(&d.images(&full)[0], &disk.path);
 }
+
+#[test]
+fn an_increment_on_a_parent_that_verify_found_damaged_is_refused_or_becomes_a_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("d"), 8 << 20, 80, 1);
+    let id = backup::full(&d, "vm", &disk, "u/0");
+    let image = Disk::open(&d.images(&id)[0]);
+    let byte = image.read(3 << 20, 1)[0];
+    image.write(3 << 20, &[byte ^ 0x10]);
+    assert_eq!(d.ctl(&["backup", "verify", "--backup-id", &id]).code, 15);
+    let mut request = backup::delta_request("vm", "incremental", &disk, "u/0", &[write(0, 65536)]);
+    let refused = d.post("/backup/start", &request).expect(409);
+    assert_eq!(refused["code"], "no_parent", "{refused}");
+    request["allow_full"] = json!(true);
+    let started = d.start_backup(&request);
+    assert_eq!(started["backup_type"], "full", "{started}");
+    d.post(
+        &format!("/backup/{}/cancel", backup::id(&started)),
+        &json!({}),
+    )
+    .expect(200);
+    // Whole again, and it carries once more.
+    image.write(3 << 20, &[byte]);
+    d.ctl(&["backup", "verify", "--backup-id", &id]).ok();
+    let started = d.start_backup(&request);
+    assert_eq!(started["backup_type"], "incremental", "{started}");
+}
+
+#[test]
+fn a_point_whose_manifest_is_lost_does_not_keep_its_parent_from_being_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let d = Daemon::start(&data);
+    let disk = Disk::scattered(&dir.path().join("d"), 4 << 20, 80, 1);
+    let full = backup::full(&d, "vm", &disk, "u/0");
+    let change = [write(0, 65536)];
+    let one = backup::delta(&d, "vm", "incremental", &disk, ("u/0", "u/1"), &change);
+    let two = backup::delta(&d, "vm", "incremental", &disk, ("u/1", "u/2"), &change);
+    let vm = d.get(&format!("/backup/{full}")).expect(200)["vm_id"].clone();
+    d.stop();
+    let manifest = format!("backups/{}/points/{two}.json", vm.as_str().unwrap());
+    std::fs::remove_file(data.join(manifest)).unwrap();
+    let d = Daemon::start(&data);
+    d.ctl(&["backup", "delete", &one, "--yes"]).ok();
+    assert_eq!(
+        ids(&d.get("/backup/list?vm_name=vm").expect(200)),
+        [two, full]
+    );
+}

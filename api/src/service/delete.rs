@@ -127,9 +127,10 @@ impl Service {
             return Ok(false);
         }
         tx.clear_chains(&row.vm_id, &row.repository_id).await?;
-        // Damaged ones come in no order that their rows could go in.
+        // Damaged ones come in no order that their rows could go in, and a row whose own files are
+        // missing must not keep the row of a parent that was deleted.
         for id in &gone {
-            tx.let_go_of_parents(id.as_str()).await?;
+            tx.let_go_of_children(id.as_str()).await?;
         }
         for id in &gone {
             tx.delete_backup(id.as_str()).await?;

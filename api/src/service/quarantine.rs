@@ -89,11 +89,14 @@ impl Service {
         point: &RestorePoint,
     ) -> Result<()> {
         let reading = repository.clone();
-        let points = blocking(move || Ok(reading.points(vm)?)).await?;
         let mut tx = self.store().begin_write().await?;
+        // As at a seal: read with the writer's turn, and the newest by its place as well.
+        let points = blocking(move || Ok(reading.points(vm)?)).await?;
+        let (vm, repository_id) = (vm.to_string(), repository.id().to_string());
         catalog::record_point(self.store(), &mut tx, point).await?;
-        let repository_id = repository.id().to_string();
-        catalog::record_chains(&mut tx, &vm.to_string(), &repository_id, &points).await?;
+        tx.place_last(&vm, point.id().as_str()).await?;
+        catalog::record_order(&mut tx, &vm, &repository_id, &points).await?;
+        catalog::record_chains(&mut tx, &vm, &repository_id, &points).await?;
         tx.audit(&AuditRow {
             at: Time::now().micros(),
             actor: caller.name.clone(),

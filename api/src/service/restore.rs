@@ -131,10 +131,12 @@ impl Service {
                         let found = report.findings.into_iter().filter(|_| !sound);
                         damage.extend(found.map(|f| format!("{}: {}", f.file, f.detail)));
                     }
-                    Err(e) => {
+                    Err(e) if is_damage(&e) => {
                         total += 1;
                         damage.push(e.to_string());
                     }
+                    // In use, or not to be read at the moment: nothing was found out.
+                    Err(e) => return Err(e.into()),
                 }
             }
             damage.truncate(NAMED);
@@ -255,4 +257,10 @@ fn local_target(
         format,
         overwrite,
     })
+}
+
+/// Whether a layer that cannot be opened is a finding, and not a passing trouble.
+fn is_damage(e: &sendense_engine::Error) -> bool {
+    use sendense_engine::ErrorKind::{Damaged, NotFound, Unsupported};
+    matches!(e.kind, Damaged | NotFound | Unsupported)
 }

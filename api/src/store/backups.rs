@@ -280,16 +280,20 @@ impl WriteTx {
         Ok(())
     }
 
-    /// Takes out of a backup's rows what it builds on, before it is removed with that.
-    pub async fn let_go_of_parents(&mut self, id: &str) -> Result<()> {
-        sqlx::query("UPDATE backup_jobs SET parent_backup_id = NULL WHERE tenant = $1 AND id = $2")
-            .bind(&*self.tenant)
-            .bind(id)
-            .execute(&mut *self.tx)
-            .await?;
+    /// Takes a backup out of the rows that say that they build on it, before it is removed: its
+    /// files are gone, and what is left of those rows is missing or unfinished itself.
+    pub async fn let_go_of_children(&mut self, id: &str) -> Result<()> {
+        sqlx::query(
+            "UPDATE backup_jobs SET parent_backup_id = NULL
+             WHERE tenant = $1 AND parent_backup_id = $2",
+        )
+        .bind(&*self.tenant)
+        .bind(id)
+        .execute(&mut *self.tx)
+        .await?;
         sqlx::query(
             "UPDATE backup_disks SET parent_backup_id = NULL
-             WHERE tenant = $1 AND backup_id = $2",
+             WHERE tenant = $1 AND parent_backup_id = $2",
         )
         .bind(&*self.tenant)
         .bind(id)

@@ -45,6 +45,19 @@ impl Store {
         Ok((super::un(damaged), super::un(missing)))
     }
 
+    /// The sealed points of a machine that are known to be damaged, with what was found.
+    pub async fn damaged_points(&self, vm_id: &str) -> Result<Vec<(String, String)>> {
+        Ok(sqlx::query_as(
+            "SELECT id, damage FROM backup_jobs
+             WHERE tenant = $1 AND vm_id = $2 AND status = 'completed' AND damage IS NOT NULL
+             ORDER BY id",
+        )
+        .bind(&*self.tenant)
+        .bind(vm_id)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
     /// The ids of all sealed points of a repository.
     pub async fn sealed_ids(&self, repository_id: &str) -> Result<Vec<String>> {
         Ok(sqlx::query_scalar(

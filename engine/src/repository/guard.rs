@@ -31,6 +31,9 @@ pub struct DiskRequest {
     pub allow_full: bool,
     /// The disk's size in bytes, exactly.
     pub size: u64,
+    /// Points that somebody found damaged, with what was found: nothing is built on them, nor on
+    /// what builds on them.
+    pub damaged: Vec<(BackupId, String)>,
 }
 
 /// The newest sealed restore point of a disk.

@@ -4,6 +4,7 @@
 //! Nothing is changed here, and only sidecars are read: that every byte is what was sealed, an
 //! adoption finds out.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -95,7 +96,7 @@ pub(super) fn finds_of(inner: &Inner, vm: VmId) -> Result<Vec<QuarantineFind>> {
                     finds.push(QuarantineFind {
                         vm,
                         disk,
-                        bytes: len_of(inner, &path)?,
+                        bytes: len_of(inner, &path).unwrap_or(0),
                         path,
                         record: None,
                         why_not: Some("no sidecar says what it is".to_owned()),
@@ -120,7 +121,11 @@ fn find(
     for part in Part::ALL {
         let file = stem.file(part);
         if names.contains(&file.as_str()) {
-            bytes += len_of(inner, &format!("{dir}/{file}"))?;
+            // One file that cannot be opened must not hide the others.
+            match len_of(inner, &format!("{dir}/{file}")) {
+                Ok(len) => bytes += len,
+                Err(e) => why_not = Some(e.to_string()),
+            }
         } else {
             why_not = Some(format!("{file} is not there"));
         }
@@ -217,7 +222,9 @@ pub(super) fn why_not(
                 .to_owned(),
         );
     };
+    let disks: BTreeSet<DiskNumber> = records.iter().map(|r| r.disk).collect();
     if records.iter().any(|r| r.point_disks != Some(count))
+        || disks.len() != records.len()
         || records.len() as u64 != u64::from(count)
     {
         return Some(format!(
@@ -262,6 +269,7 @@ fn misfit(inner: &Inner, points: &VmPoints, record: &DiskRecord) -> Option<Strin
         },
         allow_full: false,
         size: record.virtual_size,
+        damaged: Vec::new(),
     };
     match decide_whole(inner, points, &request) {
         Err(refusal) => Some(refusal.to_string()),

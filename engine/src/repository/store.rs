@@ -198,6 +198,17 @@ pub(super) fn decide_whole(
         return Ok(decision);
     };
     let parent = &parent.link.backup_id;
+    if !request.damaged.is_empty() {
+        let lineage = points.lineage(parent, request.disk).unwrap_or_default();
+        let below = |id: &BackupId| id == parent || lineage.iter().any(|r| r.backup_id == *id);
+        if let Some((id, why)) = request.damaged.iter().find(|(id, _)| below(id)) {
+            let refusal = guard::Refusal::DamagedParent {
+                parent: parent.clone(),
+                why: format!("{id} was found damaged: {why}"),
+            };
+            return Ok(guard::instead(request, refusal)?);
+        }
+    }
     match open_layers(inner, points, parent, request.disk) {
         Ok(_) => Ok(decision),
         Err(e) if matches!(e.kind, ErrorKind::Damaged | ErrorKind::Unsupported) => {

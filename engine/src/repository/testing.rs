@@ -88,6 +88,7 @@ impl World {
                 base_token,
                 allow_full: false,
                 size: SIZE,
+                damaged: Vec::new(),
             },
             vm_name: "web".into(),
             context_id: None,

@@ -57,7 +57,8 @@ impl Service {
         let allow_full = start.allow_full;
         let mut plan = self.plan(start).await?;
         self.refuse_while_recording(&plan.row.id)?;
-        let decided = decide(&repository, &mut plan, allow_full).await?;
+        let damaged = self.store().damaged_points(&plan.row.id).await?;
+        let decided = decide(&repository, &mut plan, allow_full, damaged).await?;
         let now = Time::now();
         let id = self
             .record_start(caller, &repository, &plan, &decided, now, &mut seat)
@@ -304,7 +305,12 @@ async fn decide(
     repository: &Repository,
     plan: &mut Plan,
     allow_full: bool,
+    damaged: Vec<(String, String)>,
 ) -> Result<Vec<Decided>> {
+    let damaged = damaged
+        .into_iter()
+        .map(|(id, why)| Ok((BackupId::parse(id)?, why)));
+    let damaged = damaged.collect::<Result<Vec<_>>>()?;
     let (repository, vm, kind) = (repository.clone(), plan.vm, plan.kind);
     let disks = std::mem::take(&mut plan.disks);
     blocking(move || {
@@ -321,6 +327,7 @@ async fn decide(
                 },
                 allow_full,
                 size: disk.size,
+                damaged: damaged.clone(),
             };
             let decision = repository.decide(&request);
             let decision =

@@ -44,6 +44,7 @@ impl World {
             base_token: base.cloned(),
             allow_full: false,
             size: 3 * GIB,
+            damaged: Vec::new(),
         }
     }
 }
