@@ -1,4 +1,8 @@
 //! Images made by mkfs.fat and mtools; what mtools copies out again is what has to be seen.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers are the tests' own"
+)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
