@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Blocks, Fault, FaultKind, FileSystem, OpenOptions, Result, ext};
+use super::{Blocks, Fault, FaultKind, FileSystem, OpenOptions, Result, ext, fat};
 
 /// What stands on a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,7 +136,7 @@ pub fn open(volume: Arc<dyn Blocks>, options: &OpenOptions) -> Result<Box<dyn Fi
         Found::Ext => ext::open(volume, options),
         Found::Xfs => not_yet("XFS"),
         Found::Ntfs => not_yet("NTFS"),
-        Found::Fat => not_yet("FAT"),
+        Found::Fat => fat::open(volume),
         Found::LvmMember => Err(Fault::unsupported(
             "a physical volume of LVM2 is a part of a volume group, not a file system",
         )),

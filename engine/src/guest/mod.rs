@@ -19,6 +19,7 @@ mod blocks;
 mod detect;
 mod ext;
 pub mod extract;
+mod fat;
 mod fault;
 mod filesystem;
 pub mod glob;
