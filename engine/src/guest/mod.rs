@@ -16,10 +16,12 @@
 //! process of their own as well as in ours.
 
 mod blocks;
+mod crc;
 mod detect;
 mod ext;
 pub mod extract;
 mod fault;
+mod fields;
 mod filesystem;
 pub mod glob;
 mod node;
@@ -27,6 +29,7 @@ mod overlay;
 pub mod path;
 pub mod volumes;
 pub mod walk;
+mod xfs;
 
 pub use blocks::{Blocks, Cached, Part};
 pub use detect::{Found, detect, open};
