@@ -60,12 +60,12 @@ impl Log<'_> {
         Ok(round_of(&self.sector(n)?))
     }
 
-    /// Whether all of these sectors were written in one round.
-    fn all_of(&self, range: std::ops::Range<u64>, round: u32) -> Result<bool> {
+    /// Whether the rounds of all of these sectors are as they should be.
+    fn all_of(&self, range: std::ops::Range<u64>, fits: impl Fn(u32) -> bool) -> Result<bool> {
         let len = index(range.end.saturating_sub(range.start) * SECTOR);
         let bytes = self.volume.bytes(self.start + range.start * SECTOR, len)?;
         let mut sectors = bytes.chunks_exact(index(SECTOR));
-        Ok(sectors.all(|sector| round_of(sector) == round))
+        Ok(sectors.all(|sector| fits(round_of(sector))))
     }
 
     /// `Ok(Ok)` where the last record is that of an unmount, otherwise why that is not sure.
@@ -74,23 +74,24 @@ impl Log<'_> {
         if round == 0 {
             return Ok(Err("the log is empty"));
         }
-        // The first sector of another round; all of those in front are of this one.
+        let before = round.wrapping_sub(1);
+        // The first sector of the round before; none in front of it is of that one. Tools that
+        // clear a log leave sectors of no round in the record that they write.
         let (mut low, mut head) = (0, self.sectors);
         while head - low > 1 {
             let middle = low + (head - low) / 2;
-            match self.round(middle)? == round {
-                true => low = middle,
-                false => head = middle,
+            match self.round(middle)? == before {
+                true => head = middle,
+                false => low = middle,
             }
         }
-        let before = round.wrapping_sub(1);
+        let current = |n| n == round || (n == 0 && before != 0);
         let window = WINDOW.min(self.sectors);
         let wrapped = window.saturating_sub(head);
-        let behind = if head == self.sectors { round } else { before };
         let after = head..(head + window).min(self.sectors);
-        let even = self.all_of(head.saturating_sub(window)..head, round)?
-            && self.all_of(self.sectors - wrapped..self.sectors, behind)?
-            && self.all_of(after, before)?;
+        let even = self.all_of(head.saturating_sub(window)..head, current)?
+            && self.all_of(self.sectors - wrapped..self.sectors, |n| n == before)?
+            && self.all_of(after, |n| n == before)?;
         if !even {
             return Ok(Err("the end of the log was not written in order"));
         }
