@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
+use sendense_tests::backup;
 use sendense_tests::command::{run, run_ours};
+use sendense_tests::daemon::Daemon;
+use sendense_tests::disk::{Act, Change, Disk};
 use serde_json::Value;
 
 /// A disk with a GPT: an ext4, the signature of an encrypted volume, and nothing.
@@ -116,4 +119,93 @@ fn volumes_of_all_disks_are_listed_and_what_is_not_read_is_named() {
     }
     let usage = run_ours("sendense-image", &["files", &top, "--recursive"]);
     assert_eq!(usage.code, 64, "{usage:?}");
+}
+
+const PART: u64 = 1 << 20;
+
+/// Puts an ext4 that holds this tree into the disk's one partition.
+fn fill(disk: &Path, tree: &Path) {
+    let (fs, disk) = (disk.with_extension("fs"), disk.to_str().unwrap());
+    let (fs, tree) = (fs.to_str().unwrap(), tree.to_str().unwrap());
+    run("truncate", &["-s", "47M", fs]).ok();
+    run("mkfs.ext4", &["-q", "-F", "-d", tree, fs]).ok();
+    let (from, to) = (format!("if={fs}"), format!("of={disk}"));
+    let dd = ["bs=1M", "seek=1", "conv=notrunc", "status=none", &from, &to];
+    run("dd", &dd).ok();
+}
+
+/// Type, mode, size of files, time of change, links and targets, of everything below.
+fn told(tree: &Path) -> String {
+    let script = r#"cd "$1" && find . -mindepth 1 ! -path ./lost+found \
+        \( -type d -printf '%p %y %m %T@\n' -o -printf '%p %y %m %s %n %T@ %l\n' \) | sort"#;
+    let listed = run("sh", &["-c", script, "sh", tree.to_str().unwrap()]);
+    listed.ok().stdout.clone()
+}
+
+#[test]
+fn files_of_each_point_of_a_chain_come_out_as_they_went_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let text = |name: &str| at(name).to_str().unwrap().to_owned();
+    let shell = |script: &str| run("sh", &["-c", script, "sh", &text("tree")]).ok();
+    shell(
+        r#"mkdir -p "$1/var/www/deep/er" && cd "$1" && echo one > var/www/index.php &&
+        ln -s ../www/index.php var/www/link && ln -s /etc/shadow var/out && ln var/www/index.php hard &&
+        head -c 3000000 /dev/urandom > big && truncate -s 20M sparse && echo end >> sparse &&
+        chmod 4750 big && for i in $(seq 300); do echo $i > "var/www/deep/er/n $i"; done &&
+        touch -d '2001-02-03 04:05:06.789' big"#,
+    );
+    run("truncate", &["-s", "48M", &text("disk")]).ok();
+    run(
+        "sh",
+        &[
+            "-c",
+            &format!("echo 'start=2048,type=83' | sfdisk -q {}", text("disk")),
+        ],
+    )
+    .ok();
+    fill(&at("disk"), &at("tree"));
+    let d = Daemon::start(&at("data"));
+    let disk = Disk::open(&at("disk"));
+    let full = backup::full(&d, "vm", &disk, "u/0");
+    run("cp", &["-a", &text("tree"), &text("first")]).ok();
+    shell(
+        r#"cd "$1" && echo two > var/www/index.php && rm "var/www/deep/er/n 7" && mkdir new && echo x > new/x"#,
+    );
+    fill(&at("disk"), &at("tree"));
+    let change = [Change {
+        at: PART,
+        len: disk.size() - PART,
+        act: Act::Write,
+    }];
+    let incremental = backup::delta(&d, "vm", "incremental", &disk, ("u/0", "u/1"), &change);
+    for (id, was) in [(full, "first"), (incremental, "tree")] {
+        let image = d.images(&id)[0].clone();
+        let image = image.to_str().unwrap();
+        let out = text(&format!("out-{was}"));
+        let extract = [
+            "extract",
+            image,
+            "--volume",
+            "disk0-part1",
+            "--file",
+            "/*",
+            "--output-dir",
+            &out,
+        ];
+        run_ours("sendense-image", &extract).ok();
+        let diff = [
+            "-r",
+            "--no-dereference",
+            "-x",
+            "lost+found",
+            &text(was),
+            &out,
+        ];
+        run("diff", &diff).ok();
+        assert_eq!(told(Path::new(&out)), told(&at(was)));
+        let listed = ["files", image, "--volume", "disk0-part1", "--path", "/var"];
+        let listed = run_ours("sendense-image", &listed).ok().stdout.clone();
+        assert!(listed.contains("/etc/shadow"), "{listed}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Blocks, Fault, FaultKind, FileSystem, OpenOptions, Result, ext, fat};
+use super::{Blocks, Fault, FaultKind, FileSystem, OpenOptions, Result, ext, fat, xfs};
 
 /// What stands on a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -134,7 +134,7 @@ pub fn open(volume: Arc<dyn Blocks>, options: &OpenOptions) -> Result<Box<dyn Fi
     let not_yet = |what: &str| Err(Fault::unsupported(format!("{what} is not read yet")));
     match detect(&volume)? {
         Found::Ext => ext::open(volume, options),
-        Found::Xfs => not_yet("XFS"),
+        Found::Xfs => xfs::open(volume, options),
         Found::Ntfs => not_yet("NTFS"),
         Found::Fat => fat::open(volume),
         Found::LvmMember => Err(Fault::unsupported(

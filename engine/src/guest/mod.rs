@@ -16,11 +16,13 @@
 //! process of their own as well as in ours.
 
 mod blocks;
+mod crc;
 mod detect;
 mod ext;
 pub mod extract;
 mod fat;
 mod fault;
+mod fields;
 mod filesystem;
 pub mod glob;
 mod node;
@@ -28,6 +30,7 @@ mod overlay;
 pub mod path;
 pub mod volumes;
 pub mod walk;
+mod xfs;
 
 pub use blocks::{Blocks, Cached, Part};
 pub use detect::{Found, detect, open};

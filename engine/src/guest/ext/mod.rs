@@ -18,11 +18,9 @@
 
 mod acl;
 mod content;
-mod crc;
 mod directory;
 mod extents;
 mod fast;
-mod fields;
 mod indirect;
 mod inode;
 mod journal;
@@ -46,6 +44,7 @@ use super::{
     Blocks, Cached, Cursor, Facts, Fault, FaultKind, FileSystem, FileType, NodeId, OpenOptions,
     Page, Result, Stat, State, Stream, Xattr,
 };
+use super::{crc, fields};
 
 /// Memory for what was read lately, while the journal is replayed and afterwards.
 const CACHE: usize = 16 << 20;

@@ -7,7 +7,6 @@
 
 mod clean;
 mod dirty;
-mod fixture;
 mod hostile;
-mod tree;
-mod view;
+
+use crate::guest::testing::{fixture, tree, view};

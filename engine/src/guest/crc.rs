@@ -1,4 +1,4 @@
-//! The checksums of ext4 and jbd2, as their formats use them: running values, no final inversion.
+//! The checksums of ext4, jbd2 and XFS: running values, no final inversion.
 
 /// The table of a reflected CRC-32.
 #[expect(clippy::indexing_slicing, reason = "evaluated while it compiles")]
@@ -42,7 +42,7 @@ fn entry(table: &[u32; 256], at: u8) -> u32 {
 }
 
 /// CRC-32C (Castagnoli): metadata checksums, journal checksums of versions 2 and 3.
-pub(super) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+pub(in crate::guest) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(seed, |crc, byte| {
         let [low, ..] = crc.to_le_bytes();
         crc >> 8 ^ entry(&CASTAGNOLI, low ^ byte)
@@ -50,7 +50,7 @@ pub(super) fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
 }
 
 /// CRC-32, highest bit first: the journal's first checksums, over whole transactions.
-pub(super) fn crc32_straight(seed: u32, bytes: &[u8]) -> u32 {
+pub(in crate::guest) fn crc32_straight(seed: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(seed, |crc, byte| {
         let [high, ..] = crc.to_be_bytes();
         crc << 8 ^ entry(&ETHERNET, high ^ byte)
@@ -58,7 +58,7 @@ pub(super) fn crc32_straight(seed: u32, bytes: &[u8]) -> u32 {
 }
 
 /// CRC-16 (reflected 0x8005): group descriptors before metadata checksums.
-pub(super) fn crc16(seed: u16, bytes: &[u8]) -> u16 {
+pub(in crate::guest) fn crc16(seed: u16, bytes: &[u8]) -> u16 {
     bytes.iter().fold(seed, |crc, byte| {
         (0..8).fold(crc ^ u16::from(*byte), |crc, _| {
             crc >> 1 ^ (0xa001 & 0u16.wrapping_sub(crc & 1))
@@ -68,7 +68,7 @@ pub(super) fn crc16(seed: u16, bytes: &[u8]) -> u16 {
 
 /// [`crc32c`] over a record with the `hole` bytes at `at` taken as zero: where the record keeps
 /// the checksum itself.
-pub(super) fn crc32c_without(seed: u32, record: &[u8], at: usize, hole: usize) -> u32 {
+pub(in crate::guest) fn crc32c_without(seed: u32, record: &[u8], at: usize, hole: usize) -> u32 {
     let (front, rest) = record.split_at_checked(at).unwrap_or((record, &[]));
     let hole = hole.min(rest.len());
     let crc = (0..hole).fold(crc32c(seed, front), |crc, _| crc32c(crc, &[0]));

@@ -5,36 +5,36 @@ fn take<const N: usize>(record: &[u8], at: usize) -> [u8; N] {
     bytes.and_then(|b| b.try_into().ok()).unwrap_or([0; N])
 }
 
-pub(super) fn byte(record: &[u8], at: usize) -> u8 {
+pub(in crate::guest) fn byte(record: &[u8], at: usize) -> u8 {
     record.get(at).copied().unwrap_or(0)
 }
 
-pub(super) fn le16(record: &[u8], at: usize) -> u16 {
+pub(in crate::guest) fn le16(record: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(take(record, at))
 }
 
-pub(super) fn le32(record: &[u8], at: usize) -> u32 {
+pub(in crate::guest) fn le32(record: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(take(record, at))
 }
 
-pub(super) fn be16(record: &[u8], at: usize) -> u16 {
+pub(in crate::guest) fn be16(record: &[u8], at: usize) -> u16 {
     u16::from_be_bytes(take(record, at))
 }
 
-pub(super) fn be32(record: &[u8], at: usize) -> u32 {
+pub(in crate::guest) fn be32(record: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(take(record, at))
 }
 
-pub(super) fn be64(record: &[u8], at: usize) -> u64 {
+pub(in crate::guest) fn be64(record: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(take(record, at))
 }
 
 /// A number whose upper half stands elsewhere.
-pub(super) fn wide(high: u32, low: u32) -> u64 {
+pub(in crate::guest) fn wide(high: u32, low: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
 /// An index into memory; one that does not fit is outside of everything.
-pub(super) fn index(n: impl TryInto<usize>) -> usize {
+pub(in crate::guest) fn index(n: impl TryInto<usize>) -> usize {
     n.try_into().unwrap_or(usize::MAX)
 }

@@ -13,25 +13,29 @@ use crate::guest::blocks::inside;
 use crate::guest::{Blocks, Fault, FaultKind, FileSystem, OpenOptions, Result, open};
 
 /// An image in a directory of its own.
-pub(super) struct Image {
+pub(in crate::guest) struct Image {
     dir: TempDir,
-    pub(super) path: PathBuf,
+    pub(in crate::guest) path: PathBuf,
 }
 
 impl Image {
     /// `mib` MiB, formatted by `mkfs` with its options.
-    pub(super) fn make(mib: u64, mkfs: &[&str]) -> Self {
+    pub(in crate::guest) fn make(mib: u64, mkfs: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
         File::create(&path).unwrap().set_len(mib << 20).unwrap();
         let (tool, options) = mkfs.split_first().unwrap();
         let mut command = Command::new(tool);
-        run(command.args(["-q", "-F"]).args(options).arg(&path));
+        command.arg("-q");
+        if !tool.contains("xfs") {
+            command.arg("-F");
+        }
+        run(command.args(options).arg(&path));
         Self { dir, path }
     }
 
     /// A copy as it stands now.
-    pub(super) fn copy(&self, name: &str) -> PathBuf {
+    pub(in crate::guest) fn copy(&self, name: &str) -> PathBuf {
         let to = self.dir.path().join(name);
         run(Command::new("cp")
             .arg("--sparse=always")
@@ -40,29 +44,29 @@ impl Image {
         to
     }
 
-    pub(super) fn mount(&self, options: &str) -> Mount {
+    pub(in crate::guest) fn mount(&self, options: &str) -> Mount {
         Mount::new(&self.path, options)
     }
 
-    pub(super) fn ours(&self) -> Box<dyn FileSystem> {
+    pub(in crate::guest) fn ours(&self) -> Box<dyn FileSystem> {
         ours(&self.path, &OpenOptions::default()).unwrap()
     }
 }
 
 /// Our own reader on an image.
-pub(super) fn ours(path: &Path, options: &OpenOptions) -> Result<Box<dyn FileSystem>> {
+pub(in crate::guest) fn ours(path: &Path, options: &OpenOptions) -> Result<Box<dyn FileSystem>> {
     open(Arc::new(OnDisk::new(path)), options)
 }
 
 /// A file as a disk.
 #[derive(Debug)]
-struct OnDisk {
+pub(in crate::guest) struct OnDisk {
     file: File,
     size: u64,
 }
 
 impl OnDisk {
-    fn new(path: &Path) -> Self {
+    pub(in crate::guest) fn new(path: &Path) -> Self {
         let file = File::open(path).unwrap();
         let size = file.metadata().unwrap().len();
         Self { file, size }
@@ -82,12 +86,12 @@ impl Blocks for OnDisk {
 }
 
 /// A mounted image; unmounted at the end.
-pub(super) struct Mount {
+pub(in crate::guest) struct Mount {
     point: TempDir,
 }
 
 impl Mount {
-    pub(super) fn new(image: &Path, options: &str) -> Self {
+    pub(in crate::guest) fn new(image: &Path, options: &str) -> Self {
         let point = tempfile::tempdir().unwrap();
         let mut command = Command::new("mount");
         command.args(["-o", &format!("loop,noatime,{options}")]);
@@ -103,7 +107,7 @@ impl Mount {
         Self { point }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::guest) fn path(&self) -> &Path {
         self.point.path()
     }
 }
@@ -118,7 +122,7 @@ impl Drop for Mount {
     }
 }
 
-pub(super) fn run(command: &mut Command) {
+pub(in crate::guest) fn run(command: &mut Command) {
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     let out = command.output().unwrap();

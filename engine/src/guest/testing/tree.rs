@@ -1,4 +1,8 @@
 //! A tree with a little of everything that a guest has.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the numbers are the tests' own"
+)]
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -10,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{CWD, FallocateFlags, FileType, Mode, XattrFlags, fallocate, lsetxattr, mknodat};
 
 /// Bytes without a pattern, the same for the same seed.
-pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(in crate::guest) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -24,7 +28,7 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
         .collect()
 }
 
-pub(super) fn fill(root: &Path) {
+pub(in crate::guest) fn fill(root: &Path) {
     files(root);
     names(root);
     links(root);

@@ -1,4 +1,9 @@
 //! Two ways to look at one tree: the kernel's mount, and our reader.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the numbers are the tests' own"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Metadata};
@@ -18,17 +23,17 @@ const PIECE: usize = 4096;
 
 /// All that is compared of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) stat: Stat,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+pub(in crate::guest) struct Seen {
+    pub(in crate::guest) stat: Stat,
+    pub(in crate::guest) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// A digest of the content, or a link's target.
-    pub(super) content: Vec<u8>,
+    pub(in crate::guest) content: Vec<u8>,
 }
 
-pub(super) type View = BTreeMap<Vec<u8>, Seen>;
+pub(in crate::guest) type View = BTreeMap<Vec<u8>, Seen>;
 
 /// Fails with the first names that differ.
-pub(super) fn assert_same(ours: &View, kernel: &View) {
+pub(in crate::guest) fn assert_same(ours: &View, kernel: &View) {
     let names: BTreeSet<_> = ours.keys().chain(kernel.keys()).collect();
     let wrong: Vec<String> = names
         .into_iter()
@@ -69,7 +74,7 @@ impl Pieces {
     }
 }
 
-pub(super) fn kernel(root: &Path) -> View {
+pub(in crate::guest) fn kernel(root: &Path) -> View {
     let mut view = View::new();
     let mut left = vec![root.to_path_buf()];
     while let Some(path) = left.pop() {
@@ -188,7 +193,7 @@ fn kernel_xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     all
 }
 
-pub(super) fn ours(fs: &dyn FileSystem) -> View {
+pub(in crate::guest) fn ours(fs: &dyn FileSystem) -> View {
     let mut view = View::new();
     let mut left = vec![(Vec::new(), fs.root(), None)];
     while let Some((path, node, told)) = left.pop() {
