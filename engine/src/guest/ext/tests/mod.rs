@@ -1,7 +1,6 @@
 //! Every view is compared with the kernel's own mount of the same image.
 #![expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "the numbers are the tests' own"
 )]
 
