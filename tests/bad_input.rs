@@ -317,3 +317,58 @@ fn a_repository_that_is_not_there_is_named_and_nothing_is_made_in_its_place() {
     let daemon = Daemon::start(&data);
     oracle::identical(&daemon.images(&id)[0], &disk.path);
 }
+
+#[test]
+fn a_change_list_that_is_cut_off_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = Daemon::start(&dir.path().join("data"));
+    let disk = Disk::scattered(&dir.path().join("d"), 8 << 20, 50, 1);
+    backup::full(&d, "vm", &disk, "u/0");
+    let mut request = backup::delta_request("vm", "incremental", &disk, "u/0", &[]);
+    request["disks"][0]
+        .as_object_mut()
+        .unwrap()
+        .remove("changes");
+    let started = d.start_backup(&request);
+    let id = backup::id(&started);
+    let path = format!("/backup/{id}/disks/0/changes");
+    let changes = [Change {
+        at: 65536,
+        len: 512,
+        act: Act::Write,
+    }];
+    d.call("PUT", &path, Some(&sendense_tests::disk::to_json(&changes)))
+        .expect(200);
+
+    // Each of these is a whole list already; only the length, or the last chunk, says that more
+    // was to come.
+    let list = r#"[{"offset":0,"length":8388608}]"#;
+    for (length, body) in [
+        ("Content-Length: 4000".to_owned(), list.to_owned()),
+        (
+            "Transfer-Encoding: chunked".to_owned(),
+            format!("{:x}\r\n{list}\r\n", list.len()),
+        ),
+    ] {
+        let mut s = TcpStream::connect(d.url.trim_start_matches("http://")).unwrap();
+        s.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let head = format!(
+            "PUT /api/v1{path} HTTP/1.1\r\nHost: d\r\nAuthorization: Bearer {}\r\n{length}\r\n\r\n",
+            d.token()
+        );
+        s.write_all((head + &body).as_bytes()).unwrap();
+        s.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        // The end of the connection says that the daemon is done with it.
+        let _ = s.read_to_string(&mut answer);
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{length}: {answer}");
+    }
+    let job = d.get(&format!("/jobs/{id}")).expect(200);
+    assert_eq!(job["disks"][0]["total_bytes"], 512, "{job}");
+
+    disk.apply(&changes, &mut Random::new(1));
+    mover::send_changes(&disk, &backup::uri(&started, 0), &changes, 1, 1);
+    let sealed = d.complete(&id, &json!([{ "disk_id": 0, "change_id": "u/1" }]));
+    assert_eq!(sealed["covered_bytes"], 512, "{sealed}");
+    oracle::identical(&d.images(&id)[0], &disk.path);
+}

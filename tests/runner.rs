@@ -21,6 +21,7 @@ mod origin_faults;
 mod pull;
 mod quickstart;
 mod refusals;
+mod restarts;
 mod semantics;
 mod sizes;
 

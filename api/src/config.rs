@@ -76,7 +76,7 @@ pub struct Limits {
     pub idle_seconds: u64,
     /// The longest JSON body.
     pub body_bytes: usize,
-    /// The longest change list.
+    /// The longest change list in bytes. It is parsed as it arrives: this bounds time, not memory.
     pub changes_bytes: usize,
     /// Seconds that a request may take, waiting included.
     pub request_seconds: u64,
@@ -88,7 +88,7 @@ impl Default for Limits {
             running_backups: 64,
             idle_seconds: 24 * 3600,
             body_bytes: 4 << 20,
-            changes_bytes: 256 << 20,
+            changes_bytes: 1 << 30,
             request_seconds: 90,
         }
     }

@@ -133,24 +133,6 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for MaybeBody
     }
 }
 
-/// The bytes of a body, up to the route's limit.
-#[derive(Debug)]
-pub struct Whole(pub axum::body::Bytes);
-
-impl<S: Send + Sync> FromRequest<S> for Whole {
-    type Rejection = Refusal;
-
-    async fn from_request(request: Request, state: &S) -> Answer<Self> {
-        match axum::body::Bytes::from_request(request, state).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Refusal::new(Code::TooLarge, e.body_text()))
-            }
-            Err(e) => Err(Refusal::new(Code::BadRequest, e.body_text())),
-        }
-    }
-}
-
 /// The query string.
 #[derive(Debug)]
 pub struct Params<T>(pub T);

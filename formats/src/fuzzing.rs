@@ -116,7 +116,7 @@ fn unpack(bytes: &[u8], image: &Image, mapping: &Mapping) -> bool {
 
 /// Takes the bytes as a change list in JSON, and as pages of a hypervisor's answer.
 ///
-/// Promises: a list stays inside of its disk, sorted and merged; a pager gives a list out only after
+/// Promises: a list stays inside of its disk, sorted and merged, and reads the same in pieces; a pager gives a list out only after
 /// pages that cover the disk.
 #[expect(
     clippy::missing_panics_doc,
@@ -135,7 +135,12 @@ pub fn fuzz_changes(bytes: &[u8]) {
         max_extents: 100,
         ..ParseLimits::default()
     };
-    if let Ok(list) = ChangeList::parse_json(bytes, DISK, limits) {
+    let whole = ChangeList::parse_json(bytes, DISK, limits);
+    let (front, back) = bytes.split_at(bytes.len() / 3);
+    let pieces = std::io::Read::chain(front, back);
+    let read = ChangeList::read_json(pieces, DISK, limits);
+    assert_eq!(read, whole, "a list that depends on how it came");
+    if let Ok(list) = whole {
         assert!(sound(&list), "a list that is not sound");
         assert!(sound(&list.align_out(512).clip(DISK)), "aligned badly");
     }

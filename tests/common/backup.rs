@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::daemon::Daemon;
-use crate::disk::{Change, Disk, to_json};
+use crate::disk::{Act, Change, Disk, Random, to_json};
 use crate::mover;
 
 /// The unix URI of a started backup's disk.
@@ -64,4 +64,29 @@ pub fn delta(
     let id = id(&started);
     daemon.complete(&id, &json!([{ "disk_id": 0, "change_id": token }]));
     id
+}
+
+/// A full and two incrementals of the VM `vm`, sealed with the tokens `u/0` to `u/2`; the ids in
+/// that order. `disk` changes with them.
+#[track_caller]
+pub fn chain_of_three(d: &Daemon, disk: &Disk) -> Vec<String> {
+    let mut ids = vec![full(d, "vm", disk, "u/0")];
+    for n in 1..=2u64 {
+        let changes = [Change {
+            at: n << 20,
+            len: 65536,
+            act: Act::Write,
+        }];
+        disk.apply(&changes, &mut Random::new(n));
+        let (base, token) = (format!("u/{}", n - 1), format!("u/{n}"));
+        ids.push(delta(
+            d,
+            "vm",
+            "incremental",
+            disk,
+            (&base, &token),
+            &changes,
+        ));
+    }
+    ids
 }

@@ -6,9 +6,10 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Deserialize;
 
+use super::arriving::arriving;
 use super::{StatusCode, VmQuery, page_limit};
 use crate::auth::Caller;
-use crate::error::{Answer, Body, MaybeBody, Params, Segment, Whole};
+use crate::error::{Answer, Body, MaybeBody, Params, Segment};
 use crate::service::{ListQuery, PointQuery, Service};
 use crate::types::{Backup, BackupList, Complete, Deletion, Job, StartBackup, VmChains};
 
@@ -116,14 +117,21 @@ pub(super) async fn verify(
     Ok((StatusCode::ACCEPTED, Json(job)))
 }
 
+/// The list is parsed while it arrives, and counts once all of it has.
 pub(super) async fn put_changes(
     State(service): State<Service>,
     Extension(caller): Extension<Caller>,
     Segment((id, disk)): Segment<(String, u32)>,
-    Whole(json): Whole,
+    body: axum::body::Body,
 ) -> Answer<Json<Backup>> {
-    let changed = service.put_changes(&caller, &id, disk, json).await?;
-    Ok(Json(changed))
+    let (feed, json) = arriving();
+    let most = service.config().limits.changes_bytes;
+    let (passed, changed) = tokio::join!(
+        feed.pass_on(body, most),
+        service.put_changes(&caller, &id, disk, json)
+    );
+    passed?;
+    Ok(Json(changed?))
 }
 
 pub(super) async fn delete(

@@ -1,5 +1,6 @@
 //! HTTP: thin handlers over the rules. Nothing is decided here but shapes and statuses.
 
+mod arriving;
 mod auth;
 mod backup;
 mod jobs;
@@ -23,8 +24,7 @@ use crate::types::Code;
 
 /// All routes. Every one but `/health` needs a token.
 pub fn router(service: Service) -> Router {
-    let limits = &service.config().limits;
-    let (body, changes) = (limits.body_bytes, limits.changes_bytes);
+    let body = service.config().limits.body_bytes;
     let open = Router::new().route("/health", get(server::health));
     let closed = Router::new()
         .route("/vms", get(vms::list).post(vms::add))
@@ -38,7 +38,7 @@ pub fn router(service: Service) -> Router {
         .route("/backup/{id}/verify", post(backup::verify))
         .route(
             "/backup/{id}/disks/{disk}/changes",
-            put(backup::put_changes).layer(DefaultBodyLimit::max(changes)),
+            put(backup::put_changes),
         )
         .route("/restore/disk", post(restore::disk))
         .route("/restore/export", post(restore::export))

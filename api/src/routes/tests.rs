@@ -1,3 +1,5 @@
+mod changes;
+
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
@@ -36,8 +38,12 @@ struct Server {
 
 impl Server {
     async fn new() -> Self {
+        Self::with(File::default()).await
+    }
+
+    async fn with(file: File) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config::new(File::default(), Flags::default(), dir.path().to_owned()).unwrap();
+        let config = Config::new(file, Flags::default(), dir.path().to_owned()).unwrap();
         let store = Store::open(&config.catalog()).await.unwrap();
         auth::first_token(&store, &config.admin_token())
             .await

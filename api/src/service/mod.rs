@@ -37,7 +37,7 @@ pub use vms::VmRef;
 use crate::config::Config;
 use crate::store::Store;
 use crate::types::Time;
-use backup::{Jobs, Running};
+use backup::{Jobs, Lists, Running};
 use chains::Chains;
 use exports::RestoreExports;
 use jobs::Tasks;
@@ -56,6 +56,7 @@ struct Inner {
     repositories: Vec<OpenRepository>,
     endpoints: OnceLock<Endpoints>,
     jobs: Arc<Jobs>,
+    lists: Lists,
     chains: Chains,
     exports: RestoreExports,
     declared: DeclaredExports,
@@ -115,6 +116,7 @@ impl Service {
                 repositories,
                 endpoints: OnceLock::new(),
                 jobs: Arc::default(),
+                lists: Lists::default(),
                 chains: Chains::default(),
                 exports: RestoreExports::default(),
                 tasks: Tasks::default(),

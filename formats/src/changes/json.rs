@@ -2,82 +2,92 @@
 //! long text nor a claim in it can make us allocate without bound.
 
 use std::fmt;
+use std::io::{BufReader, Read};
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
+use super::bounded::Bounded;
 use super::{ChangeList, bad, past_end};
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::GuestRange;
 
+/// What the parser may say of a text that it does not take: a value of it can be in there.
+const LONGEST_REASON: usize = 300;
+
 /// How much a list may bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParseLimits {
-    /// The longest text in bytes.
+    /// The longest text in bytes. It costs time, not memory.
     pub max_bytes: usize,
-    /// The most extents, before merging.
+    /// The most extents, before merging; each takes 16 bytes of memory, twice that while the list
+    /// grows.
     pub max_extents: usize,
 }
 
 impl Default for ParseLimits {
-    /// 4 Mi extents (64 MiB of memory) in at most 256 MiB of text.
+    /// 4 Mi extents (64 MiB of memory) in at most 1 GiB of text.
     fn default() -> Self {
         Self {
-            max_bytes: 256 << 20,
+            max_bytes: 1 << 30,
             max_extents: 4 << 20,
         }
     }
 }
 
-pub(super) fn parse(json: &[u8], disk_size: u64, limits: ParseLimits) -> Result<ChangeList> {
-    if json.len() > limits.max_bytes {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            format!(
-                "the change list is {} bytes long, more than the {} allowed",
-                json.len(),
-                limits.max_bytes
-            ),
-        ));
-    }
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    let extents = List(limits.max_extents)
-        .deserialize(&mut reader)
-        .map_err(|e| bad(format!("the change list is not as it should be: {e}")))?;
-    reader
-        .end()
-        .map_err(|e| bad(format!("something follows the change list: {e}")))?;
-    let Extents::All(extents) = extents else {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            format!(
-                "the change list names more than {} extents",
-                limits.max_extents
-            ),
-        ));
+pub(super) fn read(json: impl Read, disk_size: u64, limits: ParseLimits) -> Result<ChangeList> {
+    let mut text = Bounded::new(json, limits.max_bytes);
+    let mut reader = serde_json::Deserializer::from_reader(BufReader::new(&mut text));
+    let extents = List {
+        disk_size,
+        max_extents: limits.max_extents,
     };
-    let mut ranges = Vec::with_capacity(extents.len());
-    for (n, (offset, length)) in extents.into_iter().enumerate() {
+    let read = extents
+        .deserialize(&mut reader)
+        .map_err(|e| ("the change list is not as it should be", e));
+    let read = read.and_then(|extents| match reader.end() {
+        Ok(()) => Ok(extents),
+        Err(e) => Err(("something follows the change list", e)),
+    });
+    match read {
+        Ok(extents) => extents.map(ChangeList::from_unsorted),
+        // The parser met the end that `text` gave it, not one of its own.
+        Err((_, e)) if e.is_io() => Err(text.stopped().unwrap_or_else(|| bad(reason(&e)))),
+        Err((what, e)) => Err(bad(format!("{what}: {}", reason(&e)))),
+    }
+}
+
+fn reason(e: &serde_json::Error) -> String {
+    let said = e.to_string();
+    if said.len() <= LONGEST_REASON {
+        return said;
+    }
+    let (line, column) = (e.line(), e.column());
+    format!("what stands at line {line} column {column} is of a wrong kind")
+}
+
+/// What was read. Text that is no list at all fails the parser instead: it is told of first.
+type Extents = Result<Vec<GuestRange>>;
+
+/// The array, or the object that holds it as `changes`. Carries the limits.
+#[derive(Clone, Copy)]
+struct List {
+    disk_size: u64,
+    max_extents: usize,
+}
+
+impl List {
+    fn range(self, n: usize, (offset, length): (u64, u64)) -> Result<GuestRange> {
         if length == 0 {
             return Err(bad(format!("extent {n} at byte {offset} has no length")));
         }
-        let range = GuestRange::new(offset, length).ok_or_else(|| past_end(u64::MAX, disk_size))?;
-        if range.end().get() > disk_size {
-            return Err(past_end(range.end().get(), disk_size));
+        let range =
+            GuestRange::new(offset, length).ok_or_else(|| past_end(u64::MAX, self.disk_size))?;
+        if range.end().get() > self.disk_size {
+            return Err(past_end(range.end().get(), self.disk_size));
         }
-        ranges.push(range);
+        Ok(range)
     }
-    Ok(ChangeList::from_unsorted(ranges))
 }
-
-/// What was read; a list over the limit is told apart from a malformed one.
-enum Extents {
-    All(Vec<(u64, u64)>),
-    TooMany,
-}
-
-/// The array, or the object that holds it as `changes`. Carries the limit.
-#[derive(Clone, Copy)]
-struct List(usize);
 
 impl<'de> DeserializeSeed<'de> for List {
     type Value = Extents;
@@ -95,21 +105,29 @@ impl<'de> Visitor<'de> for List {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Extents, A::Error> {
-        let mut all = Vec::new();
-        let mut over = false;
-        // On to the end even when over the limit: a syntax error behind it is still one.
+        let mut all: Extents = Ok(Vec::new());
+        let mut count = 0_usize;
+        // On to the end even when it is refused: a syntax error behind that is still one.
         while let Some(extent) = seq.next_element_seed(OneExtent)? {
-            if all.len() < self.0 {
-                all.push(extent);
-            } else {
-                over = true;
+            if let Ok(ranges) = &mut all {
+                match self.range(count, extent) {
+                    Ok(range) if count < self.max_extents => ranges.push(range),
+                    Ok(_) => {}
+                    Err(e) => all = Err(e),
+                }
+            }
+            count = count.saturating_add(1);
+            if count > self.max_extents && all.is_ok() {
+                all = Err(Error::new(
+                    ErrorKind::TooLarge,
+                    format!(
+                        "the change list names more than {} extents",
+                        self.max_extents
+                    ),
+                ));
             }
         }
-        Ok(if over {
-            Extents::TooMany
-        } else {
-            Extents::All(all)
-        })
+        Ok(all)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Extents, A::Error> {

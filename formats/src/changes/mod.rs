@@ -5,10 +5,13 @@
 //! widens what is named, except [`ChangeList::clip`], which cuts at the disk's end. Answers that
 //! come in pages go through the [`Pager`], which accepts nothing but a complete, gap-free series.
 
+use std::io::Read;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::range::GuestRange;
 use crate::range_set::RangeSet;
 
+mod bounded;
 mod json;
 mod pager;
 
@@ -48,10 +51,19 @@ impl ChangeList {
     /// Reads `[{"offset": o, "length": l}, ...]` or `{"changes": [...]}`.
     ///
     /// Order and overlaps are free; members of an extent that we do not know are skipped. A zero
-    /// length, an extent past `disk_size`, a missing or doubled member, and anything beyond the
-    /// limits are refused: such a list was cut or belongs to another disk.
+    /// length, an extent past `disk_size`, a missing or doubled member are refused as
+    /// [`ErrorKind::BadExtents`]: such a list was cut or belongs to another disk. Anything beyond
+    /// the limits, a name or value of more than 64 KiB, and more than 65536 open brackets are
+    /// refused as [`ErrorKind::TooLarge`].
     pub fn parse_json(json: &[u8], disk_size: u64, limits: ParseLimits) -> Result<Self> {
-        json::parse(json, disk_size, limits)
+        json::read(json, disk_size, limits)
+    }
+
+    /// The same from a reader, which may give the text out in pieces of any length: only the
+    /// extents are kept. A read that fails, at whatever byte, gives no list but
+    /// [`ErrorKind::Truncated`]; so a reader must fail where its text was cut off.
+    pub fn read_json(json: impl Read, disk_size: u64, limits: ParseLimits) -> Result<Self> {
+        json::read(json, disk_size, limits)
     }
 
     /// The ranges in ascending order.

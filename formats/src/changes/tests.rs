@@ -114,6 +114,96 @@ fn a_list_over_the_limits_is_refused_as_too_large() {
     }
 }
 
+/// Gives a text out in pieces of these lengths, over and over; then ends, or fails.
+struct Pieces<'a> {
+    text: &'a [u8],
+    lengths: std::iter::Cycle<std::slice::Iter<'a, usize>>,
+    cut: bool,
+}
+
+impl<'a> Pieces<'a> {
+    fn of(text: &'a [u8], lengths: &'a [usize], cut: bool) -> Self {
+        let lengths = lengths.iter().cycle();
+        Self { text, lengths, cut }
+    }
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        if self.text.is_empty() && self.cut {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let most = *self.lengths.next().unwrap();
+        let n = most.min(buf.len()).min(self.text.len());
+        let (piece, rest) = self.text.split_at(n);
+        buf[..n].copy_from_slice(piece);
+        self.text = rest;
+        Ok(n)
+    }
+}
+
+#[test]
+fn a_text_that_breaks_off_gives_no_list_wherever_it_does() {
+    let text = br#" {"disk":{"id":"\"]"},"changes":[{"offset":0,"length":512}]} "#;
+    // The last ones hold the whole list: only that the reader failed tells it from a sound one.
+    for n in 0..=text.len() {
+        let cut = Pieces::of(&text[..n], &[3], true);
+        let e = ChangeList::read_json(cut, 1 << 20, ParseLimits::default()).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::Truncated, "{n}: {e}");
+    }
+    assert!(ChangeList::parse_json(text, 1 << 20, ParseLimits::default()).is_ok());
+}
+
+#[test]
+fn what_a_text_makes_the_parser_keep_is_bounded() {
+    let long = "x".repeat(1 << 20);
+    let deep = "[".repeat(1 << 20);
+    let digits = "7".repeat(1 << 20);
+    for json in [
+        format!(r#"{{"{long}":1,"changes":[]}}"#),
+        format!(r#"[{{"offset":0,"length":"{long}"}}]"#),
+        format!(r#"[{{"{long}":0,"length":1}}]"#),
+        format!(r#"{{"disk":{deep}"#),
+        format!(r#"[{{"offset":0,"length":1,"more":{digits}}}]"#),
+    ] {
+        let e = parse(&json).unwrap_err();
+        assert_eq!(e.kind, ErrorKind::TooLarge, "{}", e.detail);
+        assert!(e.detail.contains("65536"), "{}", e.detail);
+    }
+    // What stays below is taken, or refused without being told again at length.
+    let (long, deep) = ("x".repeat(60_000), "[".repeat(60_000) + &"]".repeat(60_000));
+    assert!(parse(&format!(r#"{{"{long}":"{long}","d":{deep},"changes":[]}}"#)).is_ok());
+    let many = r#""a\\\"b": [1, "{"], "#.repeat(10_000);
+    assert!(parse(&format!(r#"{{{many} "changes":[]}}"#)).is_ok());
+    let e = parse(&format!(r#"[{{"offset":"{long}","length":1}}]"#)).unwrap_err();
+    assert_eq!(e.kind, ErrorKind::BadExtents);
+    assert!(e.detail.len() < 500 && e.detail.contains("line 1"), "{e}");
+}
+
+#[test]
+fn the_first_of_two_faults_is_told_whatever_the_pieces() {
+    let limits = ParseLimits {
+        max_bytes: 40,
+        max_extents: 1,
+    };
+    let blank = " ".repeat(60);
+    for (json, kind) in [
+        (format!("[}}{blank}"), ErrorKind::BadExtents),
+        (format!("[{blank}}}"), ErrorKind::TooLarge),
+        (
+            // Too many, and no list either.
+            r#"[{"offset":0,"length":1},{"offset":5,"le"#.to_owned(),
+            ErrorKind::BadExtents,
+        ),
+    ] {
+        for lengths in [[1], [7], [4096]] {
+            let pieces = Pieces::of(json.as_bytes(), &lengths, false);
+            let e = ChangeList::read_json(pieces, 10, limits).unwrap_err();
+            assert_eq!(e.kind, kind, "{json}: {e}");
+        }
+    }
+}
+
 /// Cuts `extents` into pages of at most `per_page`, as a hypervisor does: the last page covers up
 /// to the capacity, the others up to the end of their last extent.
 fn pages(extents: &[(u64, u64)], per_page: usize, capacity: u64) -> Vec<Page> {
@@ -296,6 +386,41 @@ proptest! {
         let mut pager = Pager::new(count * 10);
         let given: Result<Vec<()>> = all.into_iter().map(|p| pager.give(p)).collect();
         prop_assert!(given.is_err() || pager.finish().is_err());
+    }
+
+    #[test]
+    fn pieces_of_any_length_read_as_the_whole_text(
+        extents in prop::collection::vec((0u64..1000, 0u64..40), 0..20),
+        lengths in prop::collection::vec(1usize..30, 1..6),
+        held in any::<bool>(),
+        harm in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+        max_bytes in prop::option::of(0usize..600),
+        max_extents in 1usize..30,
+    ) {
+        let all: Vec<_> = extents
+            .iter()
+            .map(|(o, l)| format!(r#"{{"offset": {o},"length":{l}, "t\"]":[{{}},"}}"]}}"#))
+            .collect();
+        let mut text = format!("[{}]", all.join(","));
+        if held {
+            text = format!(r#"{{"of":[{{"a":null}}],"changes":{text} ,"x":-1.5e3}}"#);
+        }
+        let mut text = text.into_bytes();
+        if let Some((at, byte)) = harm {
+            let at = at.index(text.len());
+            text[at] = byte;
+        }
+        let limits = ParseLimits {
+            max_bytes: max_bytes.unwrap_or(1 << 20),
+            max_extents,
+        };
+        let whole = ChangeList::parse_json(&text, 1040, limits);
+        let pieces = Pieces::of(&text, &lengths, false);
+        prop_assert_eq!(&ChangeList::read_json(pieces, 1040, limits), &whole);
+        let fits = text.len() <= limits.max_bytes && extents.len() <= max_extents;
+        if harm.is_none() && fits && extents.iter().all(|(_, l)| *l > 0) {
+            prop_assert_eq!(whole.unwrap(), list(&extents));
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod start;
 mod view;
 mod watch;
 
+pub(super) use changes::Lists;
 pub(super) use jobs::Jobs;
 pub(super) use running::Running;
 pub(super) use source::{Place, check_remote, paths, refusal};
