@@ -134,10 +134,11 @@ fn fill(disk: &Path, tree: &Path) {
     run("dd", &dd).ok();
 }
 
-/// Type, mode, size of files, time of change, links and targets, of everything below.
+/// Type, mode, size of files, time of change in whole seconds (mke2fs copies no more), links and
+/// targets, of everything below.
 fn told(tree: &Path) -> String {
     let script = r#"cd "$1" && find . -mindepth 1 ! -path ./lost+found \
-        \( -type d -printf '%p %y %m %T@\n' -o -printf '%p %y %m %s %n %T@ %l\n' \) | sort"#;
+        \( -type d -printf '%p %y %m %T@\n' -o -printf '%p %y %m %s %n %T@ %l\n' \) | sed -E 's/ ([0-9]+)\.[0-9]+/ \1/' | sort"#;
     let listed = run("sh", &["-c", script, "sh", tree.to_str().unwrap()]);
     listed.ok().stdout.clone()
 }
