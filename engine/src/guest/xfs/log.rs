@@ -110,8 +110,11 @@ impl Log<'_> {
             let end = n.saturating_add(heads) + u64::from(len).div_ceil(SECTOR);
             let own = be64(&record, 16) == u64::from(round) << 32 | n
                 && record.get(304..320) == Some(&self.uuid);
-            if be32(&record, 8) != 2 || !own || len == 0 || end != head {
+            if be32(&record, 8) != 2 || !own || len == 0 || end > head {
                 return Ok(Err("the last record of the log makes no sense"));
+            }
+            if !self.all_of(end..head, |n| n == 0 && round > 1)? {
+                return Ok(Err("the log goes on behind its last record"));
             }
             if be32(&record, 40) != 1 {
                 return Ok(Err("the volume was not unmounted"));

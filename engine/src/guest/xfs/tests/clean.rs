@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use rustix::fs::{XattrFlags, lsetxattr};
 
-use super::fixture::Image;
+use super::fixture::{Image, run};
 use super::{tree, view};
 use crate::guest::{FaultKind, State};
 
@@ -78,6 +79,14 @@ fn xfs_reads_as_the_kernel_shows_it() {
     assert_eq!((fs.facts().block_size, fs.facts().size), (4096, 320 << 20));
     assert!(fs.lookup(fs.root(), b"..").is_err());
     assert!(fs.stat(crate::guest::NodeId(u64::MAX)).is_err());
+    // What the metadata belongs to stays, whatever the file system is called now.
+    let (before, called) = (view::ours(&*fs), fs.facts().uuid.clone());
+    run(Command::new("xfs_admin")
+        .args(["-U", "generate"])
+        .arg(&image.path));
+    let fs = image.ours();
+    assert_ne!(fs.facts().uuid, called);
+    view::assert_same(&view::ours(&*fs), &before);
 }
 
 #[test]
