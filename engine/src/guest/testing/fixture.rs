@@ -114,11 +114,15 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let done = Command::new("umount").arg(self.point.path()).status();
-        assert!(
-            done.unwrap().success() || std::thread::panicking(),
-            "umount"
-        );
+        // Busy for a moment where another test starts a process just now.
+        for _ in 0..25 {
+            let done = Command::new("umount").arg(self.point.path()).status();
+            if done.unwrap().success() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        assert!(std::thread::panicking(), "umount");
     }
 }
 
