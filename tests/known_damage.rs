@@ -214,3 +214,37 @@ fn a_point_whose_manifest_is_lost_does_not_keep_its_parent_from_being_deleted() 
         [two, full]
     );
 }
+
+#[test]
+fn damage_of_a_layer_is_told_of_every_point_that_reads_it_and_outlives_a_lost_note() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let d = Daemon::start(&data);
+    let disk = Disk::scattered(&dir.path().join("d"), 8 << 20, 80, 1);
+    let full = backup::full(&d, "vm", &disk, "u/0");
+    let change = [write(0, 65536)];
+    let one = backup::delta(&d, "vm", "incremental", &disk, ("u/0", "u/1"), &change);
+    let two = backup::delta(&d, "vm", "incremental", &disk, ("u/1", "u/2"), &change);
+    d.ctl(&["backup", "verify", "--backup-id", &full]).ok();
+    let image = Disk::open(&d.images(&full)[0]);
+    let byte = image.read(3 << 20, 1)[0];
+    image.write(3 << 20, &[byte ^ 0x10]);
+    assert_eq!(d.ctl(&["backup", "verify", "--backup-id", &two]).code, 15);
+    let shown = |d: &Daemon, id: &str| d.get(&format!("/backup/{id}")).expect(200);
+    for id in [&full, &one, &two] {
+        assert_ne!(shown(&d, id)["damage"], Value::Null, "{id}");
+        assert_eq!(shown(&d, id)["verified_at"], Value::Null, "{id}");
+    }
+    // The head that was looked at goes; what it stood on carries nothing either.
+    d.ctl(&["backup", "delete", &two, "--yes"]).ok();
+    let request = backup::delta_request("vm", "incremental", &disk, "u/1", &change);
+    let refused = d.post("/backup/start", &request).expect(409);
+    assert_eq!(refused["code"], "no_parent", "{refused}");
+    // The full's own notes know of a good verification alone; that was before.
+    d.stop();
+    let d = Daemon::start(&data);
+    assert_ne!(shown(&d, &full)["damage"], Value::Null);
+    image.write(3 << 20, &[byte]);
+    d.ctl(&["backup", "verify", "--backup-id", &full]).ok();
+    assert_eq!(shown(&d, &full)["damage"], Value::Null);
+}

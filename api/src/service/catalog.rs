@@ -36,6 +36,7 @@ pub(super) fn backup_row(point: &RestorePoint, job: Option<BackupRow>) -> Backup
         missing: 0,
         // What a row already knows of its damage and its place stays: see `upsert_backup`.
         damage: None,
+        damage_found_at: None,
         place: micros(m.started_at),
         created_at: job.as_ref().map_or(micros(m.started_at), |j| j.created_at),
         started_at: Some(micros(m.started_at)),

@@ -128,26 +128,34 @@ impl Service {
     }
 
     /// The row says what is wrong with the files: what this start has found, else what the last
-    /// verification found.
+    /// verification found. A note may be lost, so what a verification put on the row is taken back
+    /// by a newer verdict alone.
     async fn follow_damage(
         &self,
         open: &OpenRepository,
         job: &BackupRow,
         found: Option<&String>,
     ) -> Result<()> {
-        let damage = match (found, &job.damage) {
-            (Some(why), _) => Some(why.clone()),
-            (None, None) => None,
+        let kept = (job.damage.clone(), job.damage_found_at);
+        let (damage, found_at) = match (found, &job.damage) {
+            (Some(why), _) => (Some(why.clone()), job.damage_found_at),
+            (None, None) => kept.clone(),
             (None, Some(_)) => {
                 let repository = open.repository.clone();
                 let (vm, id) = (VmId::parse(&job.vm_id)?, BackupId::parse(job.id.as_str())?);
                 let notes = blocking(move || Ok(repository.notes(vm, &id)?)).await?;
-                verdict(&notes).and_then(Result::err)
+                match (verdict(&notes), job.damage_found_at) {
+                    (Some((at, Err(why))), _) => (Some(why), Some(at)),
+                    (Some((at, Ok(()))), Some(found_at)) if at <= found_at => kept.clone(),
+                    (None, Some(_)) => kept.clone(),
+                    (Some((_, Ok(()))), _) | (None, None) => (None, None),
+                }
             }
         };
         if damage != job.damage {
             let mut tx = self.store().begin_write().await?;
-            tx.set_backup_damage(&job.id, damage.as_deref()).await?;
+            tx.set_backup_damage(&job.id, damage.as_deref(), found_at)
+                .await?;
             tx.commit().await?;
         }
         Ok(())
@@ -174,8 +182,11 @@ impl Service {
             let mut tx = self.store().begin_write().await?;
             catalog::record_point(self.store(), &mut tx, point).await?;
             match verdict(&notes) {
-                Some(Ok(at)) => tx.set_backup_verified(id.as_str(), at).await?,
-                Some(Err(why)) => tx.set_backup_damage(id.as_str(), Some(&why)).await?,
+                Some((at, Ok(()))) => tx.set_backup_verified(id.as_str(), at).await?,
+                Some((at, Err(why))) => {
+                    tx.set_backup_damage(id.as_str(), Some(&why), Some(at))
+                        .await?;
+                }
                 None => {}
             }
             tx.commit().await?;
@@ -226,13 +237,16 @@ impl Service {
     }
 }
 
-/// What the last verification said, as the notes tell: when all was right, or what was wrong.
-fn verdict(notes: &StateLog) -> Option<Result<i64, String>> {
+/// What the last verification said, as the notes tell: when, and what was wrong if anything was.
+fn verdict(notes: &StateLog) -> Option<(i64, Result<(), String>)> {
     let verdicts = notes.entries.iter().rev();
-    let mut verdicts = verdicts.filter_map(|note| match &note.event {
-        StateEvent::Verified { ok: true, .. } => Some(Ok(Time::from(note.at).micros())),
-        StateEvent::Verified { detail, .. } => Some(Err(detail.clone())),
-        _ => None,
+    let mut verdicts = verdicts.filter_map(|note| {
+        let said = match &note.event {
+            StateEvent::Verified { ok: true, .. } => Ok(()),
+            StateEvent::Verified { detail, .. } => Err(detail.clone()),
+            _ => return None,
+        };
+        Some((Time::from(note.at).micros(), said))
     });
     verdicts.next()
 }

@@ -1,5 +1,6 @@
 //! Restoring a disk to a place on the daemon's side, and verifying a restore point: both as jobs.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
@@ -120,6 +121,9 @@ impl Service {
             let mut checked = 0_u64;
             let mut damage = Vec::new();
             let mut total = 0;
+            // Every point that is read through a damaged layer, this one among them.
+            let mut hit = BTreeSet::from([id.clone()]);
+            let points = repository.points(vm)?;
             for disk in disks {
                 let disk = sendense_engine::repository::DiskNumber::new(disk)?;
                 match repository.layers(vm, &id, disk) {
@@ -127,6 +131,7 @@ impl Service {
                         let report = verify(&layers, &progress)?;
                         checked = checked.saturating_add(report.checked);
                         total += report.damage;
+                        hit.extend(points.reading(disk, &report.layers));
                         let sound = report.is_sound();
                         let found = report.findings.into_iter().filter(|_| !sound);
                         damage.extend(found.map(|f| format!("{}: {}", f.file, f.detail)));
@@ -154,19 +159,22 @@ impl Service {
                 Err(e) if total > 0 => tracing::error!(backup = %id, "a note is lost: {e}"),
                 other => other?,
             }
-            Ok((total, detail))
+            Ok((total, detail, hit))
         })
         .await?;
         match outcome {
-            (0, _) => {
+            (0, ..) => {
                 let mut tx = self.store().begin_write().await?;
                 tx.set_backup_verified(&backup_id, now.micros()).await?;
                 tx.commit().await?;
                 Ok(())
             }
-            (n, detail) => {
+            (n, detail, hit) => {
                 let mut tx = self.store().begin_write().await?;
-                tx.set_backup_damage(&backup_id, Some(&detail)).await?;
+                for id in hit {
+                    tx.set_backup_damage(id.as_str(), Some(&detail), Some(now.micros()))
+                        .await?;
+                }
                 tx.commit().await?;
                 Err(Fault::new(
                     Code::Damaged,

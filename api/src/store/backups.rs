@@ -33,6 +33,8 @@ pub struct BackupRow {
     pub missing: i64,
     /// What is known to be wrong with its files.
     pub damage: Option<String>,
+    /// When a verification found that; `None` where a start did.
+    pub damage_found_at: Option<i64>,
     /// Its place in the order of backups: higher is newer.
     pub place: i64,
     /// When it was made.
@@ -62,8 +64,8 @@ pub struct ListFilter {
 macro_rules! columns {
     () => {
         "id, vm_id, vm_name, repository_id, requested_type, backup_type, reason, status, phase, \
-         parent_backup_id, error_code, error_message, missing, damage, place, created_at, \
-         started_at, completed_at, sealed_at, verified_at"
+         parent_backup_id, error_code, error_message, missing, damage, damage_found_at, place, \
+         created_at, started_at, completed_at, sealed_at, verified_at"
     };
 }
 
@@ -164,7 +166,7 @@ impl WriteTx {
             "INSERT INTO backup_jobs (tenant, ",
             columns!(),
             ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-                       $17, $18, $19, $20, $21)
+                       $17, $18, $19, $20, $21, $22)
              ON CONFLICT (tenant, id) DO UPDATE SET
                  backup_type = excluded.backup_type, reason = excluded.reason,
                  status = excluded.status, phase = excluded.phase,
@@ -189,6 +191,7 @@ impl WriteTx {
         .bind(&row.error_message)
         .bind(row.missing)
         .bind(&row.damage)
+        .bind(row.damage_found_at)
         .bind(row.place)
         .bind(row.created_at)
         .bind(row.started_at)

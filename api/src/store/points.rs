@@ -155,27 +155,36 @@ impl WriteTx {
 
     /// Records that every byte was found right.
     pub async fn set_backup_verified(&mut self, id: &str, at: i64) -> Result<()> {
-        self.set_backup_health(id, None, Some(at)).await
+        self.set_backup_health(id, None, None, Some(at)).await
     }
 
     /// Records what is wrong with a point's files, or that nothing is known to be: it is not
-    /// verified then, until somebody reads all of it again.
-    pub async fn set_backup_damage(&mut self, id: &str, damage: Option<&str>) -> Result<()> {
-        self.set_backup_health(id, damage, None).await
+    /// verified then, until somebody reads all of it again. `found_at` is the time of the
+    /// verification that found it, if one did.
+    pub async fn set_backup_damage(
+        &mut self,
+        id: &str,
+        damage: Option<&str>,
+        found_at: Option<i64>,
+    ) -> Result<()> {
+        self.set_backup_health(id, damage, found_at, None).await
     }
 
     async fn set_backup_health(
         &mut self,
         id: &str,
         damage: Option<&str>,
+        found_at: Option<i64>,
         verified_at: Option<i64>,
     ) -> Result<()> {
         sqlx::query(
-            "UPDATE backup_jobs SET damage = $3, verified_at = $4 WHERE tenant = $1 AND id = $2",
+            "UPDATE backup_jobs SET damage = $3, damage_found_at = $4, verified_at = $5
+             WHERE tenant = $1 AND id = $2",
         )
         .bind(&*self.tenant)
         .bind(id)
         .bind(damage)
+        .bind(found_at)
         .bind(verified_at)
         .execute(&mut *self.tx)
         .await?;

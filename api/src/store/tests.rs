@@ -45,6 +45,7 @@ fn backup(id: &str, parent: Option<&str>, at: i64) -> BackupRow {
         error_message: None,
         missing: 0,
         damage: None,
+        damage_found_at: None,
         place: at,
         created_at: at,
         started_at: Some(at),

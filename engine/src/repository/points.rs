@@ -205,6 +205,20 @@ impl VmPoints {
         Ok(layers)
     }
 
+    /// The points whose disk is read through one of these, themselves among them, oldest first.
+    pub fn reading(&self, disk: DiskNumber, layers: &[BackupId]) -> Vec<BackupId> {
+        let mut found: Vec<BackupId> = Vec::new();
+        // A parent comes before its children.
+        for record in self.of_disk(disk) {
+            let parent = record.parent.as_ref().map(|p| &p.backup_id);
+            let through = parent.is_some_and(|p| found.contains(p));
+            if through || layers.contains(&record.backup_id) {
+                found.push(record.backup_id.clone());
+            }
+        }
+        found
+    }
+
     fn record(&self, id: &BackupId, disk: DiskNumber) -> Result<&Arc<DiskRecord>> {
         self.get(id)?
             .disk(disk)

@@ -14,7 +14,7 @@ use sendense_formats::GuestRange;
 use sendense_formats::qcow2::{OpenError, OpenPolicy, Severity, check};
 
 use crate::chain::FileAt;
-use crate::repository::LayerFile;
+use crate::repository::{BackupId, LayerFile};
 use crate::transfer::Progress;
 use crate::{Error, Result};
 
@@ -67,6 +67,9 @@ pub struct VerifyReport {
     pub damage: u64,
     /// Bytes that were read and compared.
     pub checked: u64,
+    /// The restore points whose own files are damaged, newest first; whatever is read through one
+    /// of them is damaged too.
+    pub layers: Vec<BackupId>,
 }
 
 impl VerifyReport {
@@ -93,8 +96,13 @@ pub fn verify(layers: &[LayerFile], progress: &Progress) -> Result<VerifyReport>
     progress.begin(layers.iter().map(|l| l.record.image.len).sum());
     let mut report = VerifyReport::default();
     identity::judge(layers, &mut report);
+    let named: Vec<String> = report.findings.iter().map(|f| f.file.clone()).collect();
     for layer in layers {
+        let before = report.damage;
         files(layer, progress, &mut report)?;
+        if report.damage > before || named.contains(&layer.record.image.file) {
+            report.layers.push(layer.record.backup_id.clone());
+        }
     }
     Ok(report)
 }

@@ -115,6 +115,7 @@ impl Service {
             error_message: None,
             missing: 0,
             damage: None,
+            damage_found_at: None,
             place,
             created_at: now.micros(),
             started_at: Some(now.micros()),
