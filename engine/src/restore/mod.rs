@@ -172,6 +172,12 @@ impl NewFile {
 
     /// Gives it its name. Its content is on stable storage already.
     fn keep(mut self) -> Result<()> {
+        if !is_named(&*self.directory, &self.partial, &*self.file) {
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("{}: somebody else has put a file there", self.partial),
+            ));
+        }
         let renamed = match &self.old {
             Some(_) => self.directory.replace(&self.partial, &self.path),
             None => self.directory.rename(&self.partial, &self.path),
@@ -188,6 +194,7 @@ impl Drop for NewFile {
     /// Removes what is not whole, also where the task was dropped.
     fn drop(&mut self) {
         if !self.kept
+            && is_named(&*self.directory, &self.partial, &*self.file)
             && let Err(e) = self.directory.remove_file(&self.partial)
         {
             tracing::warn!(path = %self.partial, error = %e, "a partial file could not be removed");
@@ -251,6 +258,17 @@ fn remove_left(directory: &dyn Directory, partial: &str) -> Result<Arc<dyn File>
     let left = directory.open(partial, Create::OpenRead);
     let left = left.and_then(|file| LockedFile::lock(file, LockKind::Exclusive));
     let left = left.map_err(in_the_way)?;
+    // Its run may have ended well before the lock was ours, and the name be another's by now.
+    if !is_named(directory, partial, &*left) {
+        return Err(in_the_way(std::io::ErrorKind::WouldBlock.into()));
+    }
     directory.remove_file(partial).map_err(in_the_way)?;
     Ok(left)
+}
+
+/// Whether a name is that of this very file.
+fn is_named(directory: &dyn Directory, name: &str, file: &dyn File) -> bool {
+    let named = directory.open(name, Create::OpenRead);
+    let named = named.and_then(|named| named.identity());
+    matches!((named, file.identity()), (Ok(named), Ok(ours)) if named == ours)
 }

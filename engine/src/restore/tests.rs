@@ -154,3 +154,16 @@ fn a_device_needs_room_and_keeps_what_lies_behind_the_disk() {
     file.read_at_blocking(0, &mut back).unwrap();
     assert!(back[..200_100] == disk() && back[200_100..].iter().all(|b| *b == 9));
 }
+
+#[test]
+fn a_name_that_somebody_else_took_meanwhile_is_neither_given_nor_removed() {
+    let directory = MemDirectory::new();
+    let share = || -> Arc<dyn Directory> { Arc::new(directory.clone()) };
+    let ours = NewFile::create(share(), "disk".to_owned(), false).unwrap();
+    directory.remove_file("disk.partial").unwrap();
+    directory.write_small("disk.partial", b"theirs").unwrap();
+    let e = ours.keep().unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Exists);
+    assert_eq!(names(&directory), ["disk.partial"]);
+    assert_eq!(directory.read_small("disk.partial", 9).unwrap(), b"theirs");
+}

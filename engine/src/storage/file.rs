@@ -84,6 +84,10 @@ pub trait File: Send + Sync + Debug + 'static {
     /// The size in bytes.
     fn len(&self) -> io::Result<u64>;
 
+    /// Which file it is, whatever its name is now: the device and the number on it. Open files
+    /// that are one and the same share it.
+    fn identity(&self) -> io::Result<(u64, u64)>;
+
     /// Whether it is empty.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

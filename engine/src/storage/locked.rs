@@ -73,6 +73,10 @@ impl File for LockedFile {
         self.inner.len()
     }
 
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        self.inner.identity()
+    }
+
     fn allocate(&self, at: u64, len: u64) -> io::Result<bool> {
         self.inner.allocate(at, len)
     }

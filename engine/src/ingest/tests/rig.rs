@@ -273,6 +273,10 @@ impl File for Slow {
         self.file.len()
     }
 
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        self.file.identity()
+    }
+
     fn allocate(&self, at: u64, len: u64) -> io::Result<bool> {
         self.file.allocate(at, len)
     }

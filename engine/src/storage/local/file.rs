@@ -343,6 +343,11 @@ impl File for LocalFile {
         ))
     }
 
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        let stat = fstat(&*self.open.fd)?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.open.len()
     }

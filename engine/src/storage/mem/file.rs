@@ -141,6 +141,10 @@ impl File for MemFile {
         })
     }
 
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        Ok((0, self.inode.0))
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.shared.lock().disk.content(self.inode)?.len())
     }
