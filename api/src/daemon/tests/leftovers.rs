@@ -42,6 +42,10 @@ async fn a_job_whose_point_may_exist_is_not_called_failed() {
     let found = w.show(&job.backup_id).await;
     assert_eq!(found.status, JobStatus::Running);
     assert_eq!(found.error_code.as_deref(), Some("in_doubt"));
+    let other = w
+        .service()
+        .delete_backup(&w.caller, &job.backup_id, false, false);
+    assert_eq!(other.await.unwrap_err().code, Code::WrongState);
     assert!(!w.show(&full.backup_id).await.missing);
     w.stop().await;
     std::fs::remove_file(&points).unwrap();
@@ -180,4 +184,28 @@ async fn a_first_start_that_failed_binds_no_disk_for_good() {
     cancel.await.unwrap();
     let vm = w.service().show_vm("db1").await.unwrap();
     assert_eq!(vm.disks[0].device_key, "7");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doubted_job_can_be_cancelled_where_nobody_will_ever_find_out() {
+    let mut w = World::new().await;
+    let full = w.full("web1", &pattern(1, 1 << 20)).await;
+    let job = start("web1", BackupType::Full, vec![disk(0, MIB)]);
+    let job = w.begin(job).await.unwrap();
+    w.kill(&job.backup_id).await;
+    let points = w.data().join("backups").join(&full.vm_id).join("points");
+    let aside = w.dir.path().join("aside");
+    std::fs::rename(&points, &aside).unwrap();
+    std::fs::write(&points, "no directory").unwrap();
+    w.start().await;
+    for _ in 0..2 {
+        let ended = w.service().cancel_backup(&w.caller, &job.backup_id).await;
+        assert_eq!(ended.unwrap().status, JobStatus::Cancelled);
+    }
+    w.stop().await;
+    std::fs::remove_file(&points).unwrap();
+    std::fs::rename(&aside, &points).unwrap();
+    w.start().await;
+    assert_eq!(w.show(&job.backup_id).await.status, JobStatus::Cancelled);
+    assert_eq!(w.partials(), [] as [PathBuf; 0]);
 }

@@ -228,7 +228,10 @@ impl Service {
                         }
                         Ok(last)
                     }
-                    Err(fault) if fault.code == Code::IncompleteCoverage => {
+                    // A disk that the daemon reads has nobody who could send what is missing.
+                    Err(fault)
+                        if fault.code == Code::IncompleteCoverage && disk.export.is_some() =>
+                    {
                         disk.part = Part::Open;
                         disk.refused = Some((attempt, fault.member("disk_id", number.get())));
                         Ok(false)

@@ -11,7 +11,7 @@ use super::running::{Running, Stage};
 use crate::auth::Caller;
 use crate::service::{Fault, Result, Service, blocking, to_the_end};
 use crate::store::AuditRow;
-use crate::types::{Backup, Code, Time};
+use crate::types::{Backup, Code, JobStatus, Time};
 
 /// How long operations in flight are awaited before their file goes.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -34,6 +34,7 @@ impl Service {
                 }
                 self.cancelled(caller, &id).await?;
             }
+            Found::None if self.end_doubted(&id, &fault).await? => {}
             Found::None => return self.cancelled(caller, &id).await,
         }
         let mut tx = self.store().begin_write().await?;
@@ -49,10 +50,26 @@ impl Service {
         self.view_backup(caller, &id).await
     }
 
+    /// Ends a job of an earlier daemon of which no start could find out whether it became a point,
+    /// so that a repository that never comes back does not keep it running for ever. Where a start
+    /// finds its manifest after all, it takes the point in.
+    async fn end_doubted(&self, id: &str, fault: &Fault) -> Result<bool> {
+        let row = self.store().backup(id).await?;
+        let doubt = Some(Code::InDoubt.as_str());
+        let doubted = row.is_some_and(|r| {
+            r.status == JobStatus::Running.as_str() && r.error_code.as_deref() == doubt
+        });
+        if doubted {
+            self.record_end(&BackupId::parse(id)?, "cancelled", fault)
+                .await;
+        }
+        Ok(doubted)
+    }
+
     /// A job that has ended because somebody asked for that; any other end is a refusal.
     async fn cancelled(&self, caller: &Caller, id: &str) -> Result<Backup> {
         let view = self.view_backup(caller, id).await?;
-        if view.status == crate::types::JobStatus::Cancelled {
+        if view.status == JobStatus::Cancelled {
             return Ok(view);
         }
         Err(Fault::new(
