@@ -1,13 +1,9 @@
 //! Hostile images and backing names: refused with one clear error, nothing outside is read.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use sendense_tests::command::{run, run_ours};
+use sendense_tests::command::{run, run_ours, text};
 use sendense_tests::disk::Disk;
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 #[test]
 fn hostile_images_are_refused_with_one_clear_error() {

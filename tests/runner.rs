@@ -4,6 +4,7 @@
 mod agent;
 mod bad_input;
 mod chain;
+mod checks;
 mod declared;
 mod devices;
 mod files;
@@ -24,6 +25,7 @@ mod refusals;
 mod restarts;
 mod semantics;
 mod sizes;
+mod written_on;
 
 #[test]
 fn every_test_file_is_listed() {

@@ -2,17 +2,13 @@
 
 use std::path::Path;
 
-use sendense_tests::command::run_ours;
+use sendense_tests::command::{run_ours, text};
 use sendense_tests::daemon::Daemon;
 use sendense_tests::disk::{Act, Change, Disk, Random};
 use sendense_tests::{backup, oracle};
 
 const FIRST: u64 = (10 << 20) + 123;
 const SECOND: u64 = (17 << 20) + 457;
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 #[test]
 fn a_disk_of_odd_size_keeps_every_byte_and_its_exact_size() {

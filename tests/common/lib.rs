@@ -8,6 +8,7 @@ pub mod command;
 pub mod daemon;
 pub mod device;
 pub mod disk;
+pub mod image;
 pub mod mover;
 pub mod oracle;
 pub mod raw;

@@ -2,11 +2,7 @@
 
 use std::path::Path;
 
-use crate::command::{Ran, run};
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use crate::command::{Ran, run, text};
 
 /// `qemu-img check` finds nothing at all: no corruption, no leak.
 #[track_caller]

@@ -4,11 +4,10 @@ use futures_util::future::{join, join3};
 use futures_util::poll;
 use sendense_nbd::NbdError;
 
+use super::CLUSTER;
 use super::rig::{Rig, block_on, pattern};
 use crate::ErrorKind;
 use crate::storage::mem::{Fault, Op, OpKind};
-
-const CLUSTER: u64 = 65536;
 
 fn syncs(rig: &Rig) -> usize {
     let log = rig.directory.log();
