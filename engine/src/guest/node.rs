@@ -29,6 +29,22 @@ pub enum FileType {
     Other,
 }
 
+impl FileType {
+    /// The type that the upper bits of a POSIX mode tell (`S_IFMT`).
+    pub const fn of_mode(mode: u32) -> Self {
+        match mode >> 12 & 0xf {
+            0x1 => Self::Fifo,
+            0x2 => Self::CharDevice,
+            0x4 => Self::Directory,
+            0x6 => Self::BlockDevice,
+            0x8 => Self::File,
+            0xa => Self::Symlink,
+            0xc => Self::Socket,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// A point in time: seconds since 1970 UTC, and nanoseconds below 10^9. A guest may write any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Time {

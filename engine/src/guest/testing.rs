@@ -1,6 +1,7 @@
 //! A file system in memory, for tests of what stands above the readers.
 
 pub(in crate::guest) mod fixture;
+pub(in crate::guest) mod look;
 pub(in crate::guest) mod tree;
 pub(in crate::guest) mod view;
 

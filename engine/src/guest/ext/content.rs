@@ -6,12 +6,11 @@ use super::fields::index;
 use super::inode::{Inode, flag};
 use super::store::Store;
 use super::{run, xattr};
+use crate::guest::holes::next_data;
 use crate::guest::{Blocks, Fault, Result};
 
 /// A link's target is shorter.
 const LONGEST_TARGET: u64 = 64 << 10;
-/// Runs that one search for data looks at; a map of more holes in a row answers "data".
-const MAX_HOLES: usize = 16 << 10;
 
 /// Fails for content that only the guest can read.
 pub(super) fn readable(inode: &Inode) -> Result<()> {
@@ -74,21 +73,10 @@ pub(super) fn data(store: &Store, inode: &Inode, from: u64) -> Result<Option<Ran
     if inode.has(flag::INLINE) {
         return Ok(Some(from..size));
     }
-    let unit = store.block_size();
-    let (mut logical, _) = store.split(from);
-    for _ in 0..MAX_HOLES {
+    next_data(size, store.block_size(), from, |logical| {
         let found = run::find(store, inode, logical)?;
-        let start = logical.saturating_mul(unit).max(from);
-        logical = logical.saturating_add(found.len);
-        let end = logical.saturating_mul(unit).min(size);
-        if found.at.is_some() {
-            return Ok(Some(start..end));
-        }
-        if end >= size {
-            return Ok(None);
-        }
-    }
-    Ok(Some(logical.saturating_mul(unit)..size))
+        Ok((found.len, found.at.is_some()))
+    })
 }
 
 /// Content that stands in the inode: its sixty bytes, and an attribute for the rest ("Inline

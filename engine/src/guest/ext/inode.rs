@@ -107,16 +107,7 @@ impl Inode {
     }
 
     pub(super) fn file_type(&self) -> FileType {
-        match self.mode >> 12 {
-            0x1 => FileType::Fifo,
-            0x2 => FileType::CharDevice,
-            0x4 => FileType::Directory,
-            0x6 => FileType::BlockDevice,
-            0x8 => FileType::File,
-            0xa => FileType::Symlink,
-            0xc => FileType::Socket,
-            _ => FileType::Other,
-        }
+        FileType::of_mode(self.mode.into())
     }
 
     /// Whether a link's target stands in the inode itself: it takes no blocks but those of its

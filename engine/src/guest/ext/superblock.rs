@@ -2,6 +2,7 @@
 
 use super::crc;
 use super::fields::{byte, index, le16, le32, wide};
+use crate::guest::features::refuse_unknown;
 use crate::guest::{Blocks, Fault, Result};
 
 /// Where it stands, and how long it is.
@@ -99,7 +100,7 @@ impl Superblock {
         let old = le32(&raw, 0x4c) == 0;
         let feature = |at| if old { 0 } else { le32(&raw, at) };
         let (incompat, ro_compat) = (feature(0x60), feature(0x64));
-        refuse_unknown(incompat)?;
+        refuse_unknown("ext", incompat, incompat::KNOWN, &incompat::NAMES)?;
         let mut uuid = [0; 16];
         uuid.copy_from_slice(raw.get(0x68..0x78).unwrap_or(&[0; 16]));
         let metadata_csum = ro_compat & ro_compat::METADATA_CSUM != 0;
@@ -234,23 +235,6 @@ impl Superblock {
         let sparse = self.ro_compat & ro_compat::SPARSE_SUPER != 0;
         !sparse || group <= 1 || [3, 5, 7].into_iter().any(power_of)
     }
-}
-
-fn refuse_unknown(incompat: u32) -> Result<()> {
-    let unknown = incompat & !incompat::KNOWN;
-    if unknown == 0 {
-        return Ok(());
-    }
-    let names = incompat::NAMES.iter().filter(|(bit, _)| unknown & bit != 0);
-    let mut names: Vec<&str> = names.map(|(_, name)| *name).collect();
-    let bits = format!("bits {unknown:#x}");
-    if names.is_empty() {
-        names.push(&bits);
-    }
-    let names = names.join(", ");
-    Err(Fault::unsupported(format!(
-        "ext with features that are not read: {names}"
-    )))
 }
 
 fn check(raw: &[u8]) -> Result<()> {

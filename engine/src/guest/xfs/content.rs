@@ -6,14 +6,13 @@ use super::fields::{be32, index};
 use super::inode::{Format, Inode};
 use super::map;
 use super::store::{Seal, Store};
+use crate::guest::holes::next_data;
 use crate::guest::{Blocks, Fault, Result};
 
 /// A link's target is not longer.
 const LONGEST_TARGET: u64 = 1024;
 /// Bytes in front of a part of a target.
 const LINK_HEAD: usize = 56;
-/// Runs that one search for data looks at; a map of more holes in a row answers "data".
-const MAX_HOLES: usize = 16 << 10;
 
 const LINK_SEAL: Seal = Seal {
     what: "a link's target",
@@ -48,25 +47,14 @@ pub(super) fn read(store: &Store, inode: &Inode, at: u64, buf: &mut [u8]) -> Res
 /// The next bytes from `from` on that are no hole.
 pub(super) fn data(store: &Store, inode: &Inode, from: u64) -> Result<Option<Range<u64>>> {
     here(inode)?;
-    let (size, unit) = (inode.size, store.block_size());
-    if from >= size {
+    if from >= inode.size {
         return Ok(None);
     }
     let fork = inode.content()?;
-    let (mut logical, _) = store.split(from);
-    for _ in 0..MAX_HOLES {
+    next_data(inode.size, store.block_size(), from, |logical| {
         let found = map::find(store, &fork, logical)?;
-        let start = logical.saturating_mul(unit).max(from);
-        logical = logical.saturating_add(found.len);
-        let end = logical.saturating_mul(unit).min(size);
-        if found.at.is_some() {
-            return Ok(Some(start..end));
-        }
-        if end >= size {
-            return Ok(None);
-        }
-    }
-    Ok(Some(logical.saturating_mul(unit)..size))
+        Ok((found.len, found.at.is_some()))
+    })
 }
 
 /// A link's target: in the inode, or in blocks with one head for each row of them ("Symbolic

@@ -2,6 +2,7 @@
 
 use super::crc;
 use super::fields::{be16, be32, be64, byte, le32};
+use crate::guest::features::refuse_unknown;
 use crate::guest::{Blocks, Fault, Result};
 
 /// Features that a reader must know.
@@ -71,7 +72,7 @@ impl Superblock {
             return Err(Fault::damaged("the superblock's checksum is wrong"));
         }
         let incompat = be32(&raw, 216);
-        refuse_unknown(incompat)?;
+        refuse_unknown("XFS", incompat, incompat::KNOWN, &incompat::NAMES)?;
         if byte(&raw, 126) != 0 {
             return Err(Fault::damaged("the volume was never formatted to its end"));
         }
@@ -171,21 +172,4 @@ impl Superblock {
             ))),
         }
     }
-}
-
-fn refuse_unknown(incompat: u32) -> Result<()> {
-    let unknown = incompat & !incompat::KNOWN;
-    if unknown == 0 {
-        return Ok(());
-    }
-    let names = incompat::NAMES.iter().filter(|(bit, _)| unknown & bit != 0);
-    let mut names: Vec<&str> = names.map(|(_, name)| *name).collect();
-    let bits = format!("bits {unknown:#x}");
-    if names.is_empty() {
-        names.push(&bits);
-    }
-    let names = names.join(", ");
-    Err(Fault::unsupported(format!(
-        "XFS with features that are not read: {names}"
-    )))
 }

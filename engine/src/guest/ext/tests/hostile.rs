@@ -1,6 +1,5 @@
 //! Images with some bits turned: whatever they say, the reader ends soon and does not panic.
 
-use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::fixture::{Image, run};
 use super::tree;
-use crate::guest::{Cursor, FileSystem, OpenOptions, open};
+use crate::guest::testing::look::look;
+use crate::guest::{OpenOptions, open};
 
 const RUNS: u64 = 100;
 /// What one look at a broken image may take, on a busy machine.
@@ -26,34 +26,6 @@ fn fill(root: &Path) {
     let file = fs::File::create(root.join("holes")).unwrap();
     for n in 0..40 {
         std::os::unix::fs::FileExt::write_all_at(&file, &[0x55; 10], n * 8192).unwrap();
-    }
-}
-
-/// Looks at everything that there is, up to a limit.
-fn look(fs: &dyn FileSystem) {
-    let (mut left, mut seen) = (vec![fs.root()], HashSet::new());
-    while let Some(node) = left.pop().filter(|_| seen.len() < 2000) {
-        if !seen.insert(node) {
-            continue;
-        }
-        let _ = (fs.xattrs(node), fs.link(node), fs.stat(node));
-        let mut from = Cursor::default();
-        for _ in 0..100 {
-            let Ok(page) = fs.list(node, from, 100) else {
-                break;
-            };
-            left.extend(page.entries.iter().map(|entry| entry.node));
-            let Some(next) = page.next else { break };
-            from = next;
-        }
-        let mut at = 0;
-        for _ in 0..50 {
-            let _ = fs.read(node, None, at, &mut [0; 3000]);
-            match fs.data(node, None, at) {
-                Ok(Some(range)) => at = range.end,
-                _ => break,
-            }
-        }
     }
 }
 
@@ -80,7 +52,7 @@ fn turn(image: &[u8], runs: std::ops::Range<u64>) -> usize {
             replay_bytes: 4 << 20,
         };
         if let Ok(fs) = open(Arc::new(bytes), &options) {
-            look(&*fs);
+            look(&*fs, 2000, 100, 50);
             opened += 1;
         }
         assert!(

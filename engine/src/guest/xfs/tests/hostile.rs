@@ -5,7 +5,6 @@
     reason = "the numbers are the test's own"
 )]
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -15,39 +14,12 @@ use rustix::fs::{XattrFlags, lsetxattr};
 
 use super::fixture::{Image, OnDisk};
 use super::tree;
-use crate::guest::{Blocks, Cursor, FileSystem, OpenOptions, Overlay};
+use crate::guest::testing::look::look;
+use crate::guest::{Blocks, OpenOptions, Overlay};
 
 const RUNS: u64 = 150;
 /// What one look at a broken image may take, on a busy machine.
 const LONGEST: Duration = Duration::from_secs(5);
-
-/// Looks at everything that there is, up to a limit.
-fn look(fs: &dyn FileSystem) {
-    let (mut left, mut seen) = (vec![fs.root()], HashSet::new());
-    while let Some(node) = left.pop().filter(|_| seen.len() < 500) {
-        if !seen.insert(node) {
-            continue;
-        }
-        let _ = (fs.xattrs(node), fs.link(node), fs.stat(node));
-        let mut from = Cursor::default();
-        for _ in 0..50 {
-            let Ok(page) = fs.list(node, from, 100) else {
-                break;
-            };
-            left.extend(page.entries.iter().map(|entry| entry.node));
-            let Some(next) = page.next else { break };
-            from = next;
-        }
-        let mut at = 0;
-        for _ in 0..20 {
-            let _ = fs.read(node, None, at, &mut [0; 3000]);
-            match fs.data(node, None, at) {
-                Ok(Some(range)) => at = range.end,
-                _ => break,
-            }
-        }
-    }
-}
 
 #[test]
 fn turned_bits_in_xfs_end_in_answers() {
@@ -96,11 +68,11 @@ fn turned_bits_in_xfs_end_in_answers() {
         };
         let began = Instant::now();
         if let Ok(fs) = super::super::open_checked(Arc::clone(&turned), &options, false) {
-            look(&*fs);
+            look(&*fs, 500, 50, 20);
             opened += 1;
         }
         if let Ok(fs) = super::super::open_checked(turned, &options, true) {
-            look(&*fs);
+            look(&*fs, 500, 50, 20);
             sealed += 1;
         }
         assert!(
