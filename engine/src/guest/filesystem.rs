@@ -92,7 +92,7 @@ impl OpenOptions {
 /// Errors are [`FaultKind::NotFound`] for a node, name or stream that is not there,
 /// [`FaultKind::WrongType`] for a call that does not fit the node, [`FaultKind::Damaged`] and
 /// [`FaultKind::Unsupported`] for the structure at hand; others stay readable.
-pub trait FileSystem: Send + fmt::Debug {
+pub trait FileSystem: Send + Sync + fmt::Debug {
     /// What it says of itself.
     fn facts(&self) -> &Facts;
 

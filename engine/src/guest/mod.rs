@@ -30,6 +30,7 @@ mod holes;
 mod node;
 mod overlay;
 pub mod path;
+mod session;
 pub mod volumes;
 pub mod walk;
 mod xfs;
@@ -40,6 +41,7 @@ pub use fault::{Fault, FaultKind, Result};
 pub use filesystem::{Facts, FileSystem, OpenOptions, State};
 pub use node::{Cursor, Entry, FileType, NodeId, Page, Stat, Stream, Time, Xattr};
 pub use overlay::Overlay;
+pub use session::{Session, Standing, VolumeFacts};
 
 #[cfg(test)]
 pub(crate) mod testing;

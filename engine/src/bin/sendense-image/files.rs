@@ -4,28 +4,16 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use sendense_engine::guest::path::{self, Last};
-use sendense_engine::guest::volumes::{Content, Summary, Volume};
 use sendense_engine::guest::walk::{Item, Step, Walk, join};
-use sendense_engine::guest::{Facts, Fault, FaultKind, FileSystem, FileType, Found, NodeId, State};
+use sendense_engine::guest::{
+    Fault, FaultKind, FileSystem, FileType, NodeId, Standing, VolumeFacts,
+};
 use serde::Serialize;
 
 use crate::cli::{DisksArgs, FilesArgs, Output};
 use crate::disks;
 use crate::listing::{Line, Problem, human};
 use crate::output::{Failure, bytes, json, line, shown};
-
-/// One volume.
-#[derive(Debug, Serialize)]
-struct Row {
-    #[serde(flatten)]
-    volume: Summary,
-    /// `clean`, `replayed`, `unreplayed`, `unsupported`, `damaged`, `unavailable`; none where
-    /// nothing is known.
-    state: Option<&'static str>,
-    /// Why it is in that state.
-    reason: Option<String>,
-    file_system: Option<Facts>,
-}
 
 pub(crate) fn run(output: Output, args: &FilesArgs) -> Result<u8, Failure> {
     let Some(id) = &args.volume else {
@@ -43,8 +31,8 @@ pub(crate) fn run(output: Output, args: &FilesArgs) -> Result<u8, Failure> {
 }
 
 fn volumes(output: Output, args: &DisksArgs) -> Result<u8, Failure> {
-    let all = disks::find(args)?;
-    let rows: Vec<Row> = all.iter().map(|volume| row(volume, args)).collect();
+    let session = disks::session(args)?;
+    let rows = session.volumes();
     if output == Output::Json {
         json(&rows)?;
         return Ok(0);
@@ -53,28 +41,26 @@ fn volumes(output: Output, args: &DisksArgs) -> Result<u8, Failure> {
         "{:<24} {:<12} {:<24} size",
         "volume", "state", "content"
     ))?;
-    for row in &rows {
-        tell(row)?;
-    }
+    rows.iter().try_for_each(tell)?;
     Ok(0)
 }
 
-fn tell(row: &Row) -> Result<(), Failure> {
+fn tell(row: &VolumeFacts) -> Result<(), Failure> {
     let volume = &row.volume;
-    let kind = row.file_system.as_ref().map(|facts| facts.kind.clone());
+    let file_system = row.file_system.as_ref();
+    let kind = file_system.map(|facts| facts.kind.as_str());
     line(&format!(
         "{:<24} {:<12} {:<24} {}",
         shown(volume.id.as_bytes()),
-        row.state.unwrap_or("-"),
-        kind.as_deref().or(volume.content.as_deref()).unwrap_or("-"),
+        row.state.map_or("-", Standing::name),
+        kind.or(volume.content.as_deref()).unwrap_or("-"),
         bytes(volume.size),
     ))?;
-    let mut more = Vec::new();
-    let label = row
-        .file_system
-        .as_ref()
-        .and_then(|facts| facts.label.as_ref());
-    more.extend(label.map(|label| format!("label: {label}")));
+    let label = file_system.and_then(|facts| facts.label.as_ref());
+    let mut more: Vec<String> = label
+        .map(|label| format!("label: {label}"))
+        .into_iter()
+        .collect();
     more.extend(volume.name.as_ref().map(|name| format!("name: {name}")));
     more.extend(row.reason.clone());
     more.extend(volume.notes.iter().cloned());
@@ -82,58 +68,6 @@ fn tell(row: &Row) -> Result<(), Failure> {
         line(&format!("    {}", shown(text.as_bytes())))?;
     }
     Ok(())
-}
-
-fn row(volume: &Volume, args: &DisksArgs) -> Row {
-    let opened = match &volume.content {
-        // A part of something that has lines of its own; the notes say of what.
-        Content::Blocks {
-            found: Found::LvmMember,
-            ..
-        } => {
-            return Row {
-                volume: volume.summary(),
-                state: None,
-                reason: None,
-                file_system: None,
-            };
-        }
-        Content::Blocks { blocks, .. } => disks::open(blocks, args),
-        Content::Unavailable(why) => {
-            return Row {
-                volume: volume.summary(),
-                state: Some("unavailable"),
-                reason: Some(why.clone()),
-                file_system: None,
-            };
-        }
-    };
-    let (state, reason, file_system) = match opened {
-        Ok(fs) => {
-            let facts = fs.facts().clone();
-            let (state, reason) = match &facts.state {
-                State::Clean => ("clean", None),
-                State::Replayed { reason } => ("replayed", Some(reason.clone())),
-                State::Unreplayed { reason } => ("unreplayed", Some(reason.clone())),
-            };
-            (Some(state), reason, Some(facts))
-        }
-        Err(fault) => {
-            let state = match fault.kind {
-                FaultKind::Unsupported => Some("unsupported"),
-                FaultKind::Stale => Some("unreplayed"),
-                FaultKind::NotFound => None,
-                _ => Some("damaged"),
-            };
-            (state, Some(fault.to_string()), None)
-        }
-    };
-    Row {
-        volume: volume.summary(),
-        state,
-        reason,
-        file_system,
-    }
 }
 
 /// The node of the path, and its own path from the root.

@@ -1,6 +1,6 @@
 //! The bytes of a file.
 
-use std::cell::Cell;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::slot::Node;
 use super::table::Store;
@@ -19,10 +19,14 @@ struct Spot {
 /// The files' chains, as far as they were followed.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    last: Cell<Option<Spot>>,
+    last: Mutex<Option<Spot>>,
 }
 
 impl Reading {
+    fn last(&self) -> MutexGuard<'_, Option<Spot>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A place in a file's chain, at cluster `index` or in front of it.
     fn spot(&self, store: &Store, file: &Node, index: u64) -> Result<Spot> {
         let begin = |count| Spot {
@@ -31,7 +35,8 @@ impl Reading {
             index: 0,
             cluster: file.first,
         };
-        let spot = match self.last.get().filter(|spot| spot.first == file.first) {
+        let last = *self.last();
+        let spot = match last.filter(|spot| spot.first == file.first) {
             Some(spot) if spot.index <= index => spot,
             Some(spot) => begin(spot.count),
             None => {
@@ -85,7 +90,7 @@ impl Reading {
             at += now as u64;
             rest = behind;
         }
-        self.last.set(Some(spot));
+        *self.last() = Some(spot);
         Ok(len)
     }
 }
