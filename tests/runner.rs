@@ -11,6 +11,7 @@ mod files;
 mod foreign;
 mod full;
 mod growth;
+mod guest_points;
 mod hostile_images;
 mod interop;
 mod known_damage;
